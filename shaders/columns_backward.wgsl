@@ -1,0 +1,34 @@
+
+// A whole training backward: dγ, dβ, dx.
+// Grid: tiles of columns; a column is a channel, and one chunk. Reads: x, dy, gamma, saved.
+// Writes: dx, dgamma, dbeta.
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = workgroup_index(workgroup, grid);
+    if index >= params.workgroup_count {
+        return;
+    }
+    let strip = strip_of(index, lane);
+    if is_outside(strip) {
+        return;
+    }
+    let c = centers_of(strip);
+    let sums = columns_sums(strip, c);
+    var s = no_slopes();
+    for (var i = 0u; i < WIDTH; i = i + 1u) {
+        let channel = strip.place * WIDTH + i;
+        let inv_std = component(c.inv_std, i);
+        let dy = component(sums.dy, i);
+        let dyx = component(sums.dyx, i);
+        store_parameter_gradients(channel, inv_std, dy, dyx);
+        s = put_slope(s, i, slope_of(channel, inv_std, dy, dyx));
+    }
+    if HAS_DX {
+        columns_gradient(strip, c, s);
+    }
+}

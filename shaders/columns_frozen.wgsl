@@ -1,0 +1,41 @@
+
+// dx = dy·γ·i with running statistics, and on the way the partial sums S₁ = Σdy and
+// S₂ = Σdy·(x−running_mean) of every column in one chunk of rows.
+// Grid: tiles of columns × chunks. Reads: dy, x, gamma, running_mean, running_var.
+// Writes: dx, scratch, two planes [chunk][column].
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = workgroup_index(workgroup, grid);
+    if index >= params.workgroup_count {
+        return;
+    }
+    let strip = strip_of(index, lane);
+    if is_outside(strip) {
+        return;
+    }
+    let c = centers_of(strip);
+    var scale = c.inv_std;
+    for (var i = 0u; i < WIDTH; i = i + 1u) {
+        let gamma = load_gamma(channel_of(strip.place * WIDTH + i));
+        scale = put(scale, i, component(scale, i) * gamma);
+    }
+    var sum_dy = V(0.0);
+    var sum_dyx = V(0.0);
+    for (var row = strip.begin; row < strip.end; row = row + 1u) {
+        let at = row * params.row_loads + strip.place;
+        let g = load_dy(at);
+        sum_dy = sum_dy + g;
+        sum_dyx = sum_dyx + g * (load_x(at) - c.mean);
+        store_dx(at, g * scale);
+    }
+    let at = strip.chunk * params.width + strip.place * WIDTH;
+    for (var i = 0u; i < WIDTH; i = i + 1u) {
+        store_scratch(at + i, component(sum_dy, i));
+        store_scratch(params.plane + at + i, component(sum_dyx, i));
+    }
+}

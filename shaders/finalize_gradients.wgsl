@@ -1,0 +1,32 @@
+
+// Merges the partial sums of each channel; GROUP lanes share a channel. No partials (an empty
+// batch) give zeros.
+// Grid: channels / (LANES / GROUP). Reads: scratch, saved or running_var.
+// Writes: dgamma, dbeta, scratch (the merged sums, two planes [channel] from params.sums).
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = workgroup_index(workgroup, grid);
+    if index >= params.workgroup_count {
+        return;
+    }
+    let channel = index * (LANES / GROUP) + lane / GROUP;
+    let live = channel < params.channel_count;
+    var s = Sums(0.0, 0.0);
+    if live {
+        for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
+            let at = partial_of(channel, t).index;
+            s = Sums(s.dy + load_scratch(at), s.dyx + load_scratch(params.plane + at));
+        }
+    }
+    s = tree_sums(s, lane, GROUP);
+    if live && lane % GROUP == 0u {
+        store_scratch(params.sums + channel, s.dy);
+        store_scratch(params.sums + params.channel_count + channel, s.dyx);
+        store_parameter_gradients(channel, center_of(channel).inv_std, s.dy, s.dyx);
+    }
+}

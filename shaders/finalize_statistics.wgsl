@@ -1,0 +1,30 @@
+
+// Merges the partial statistics of each channel; GROUP lanes share a channel.
+// Grid: channels / (LANES / GROUP). Reads: scratch, x (its first elements), batches.
+// Writes: saved, running_mean, running_var.
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = workgroup_index(workgroup, grid);
+    if index >= params.workgroup_count {
+        return;
+    }
+    let channel = index * (LANES / GROUP) + lane / GROUP;
+    let live = channel < params.channel_count;
+    var m = Moments(0u, 0.0, 0.0);
+    if live {
+        for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
+            let p = partial_of(channel, t);
+            let mean = load_scratch(p.index);
+            m = merge(m, Moments(p.count, mean, load_scratch(params.plane + p.index)));
+        }
+    }
+    m = tree_moments(m, lane, GROUP);
+    if live && lane % GROUP == 0u {
+        settle(channel, center_from(shift_of(channel), m), m.variance);
+    }
+}

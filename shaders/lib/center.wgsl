@@ -1,0 +1,19 @@
+
+// What a value is normalized with: (x − mean) − rest, times inv_std. The pair (mean, rest) keeps
+// the bits of the mean that one f32 has no room for.
+
+struct Center {
+    mean: f32,
+    rest: f32,
+    inv_std: f32,
+}
+
+// From the batch's saved statistics where they are bound, else from the running statistics.
+fn center_of(channel: u32) -> Center {
+    if HAS_SAVED {
+        let c = params.channel_count;
+        return Center(load_saved(channel), load_saved(c + channel), load_saved(2u * c + channel));
+    }
+    let variance = load_running_var(channel);
+    return Center(load_running_mean(channel), 0.0, 1.0 / sqrt(variance + params.epsilon));
+}

@@ -1,0 +1,55 @@
+
+// Walking columns. Each lane owns one vector of neighbouring columns and goes down the rows of a
+// chunk; the first `tail` columns have one row more.
+
+struct Strip {
+    // Which vector of columns; the index of row r is r·row_loads + place.
+    place: u32,
+    chunk: u32,
+    begin: u32,
+    end: u32,
+}
+
+fn strip_of(index: u32, lane: u32) -> Strip {
+    let tiles = (params.row_loads + LANES - 1u) / LANES;
+    let chunk = index / tiles;
+    let place = index % tiles * LANES + lane;
+    let rows = params.step_count + select(0u, 1u, place * WIDTH < params.tail);
+    let begin = chunk * params.chunk;
+    return Strip(place, chunk, begin, min(begin + params.chunk, rows));
+}
+
+// Lanes beyond the width have nothing to do.
+fn is_outside(strip: Strip) -> bool {
+    return strip.place >= params.row_loads;
+}
+
+fn channel_of(column: u32) -> u32 {
+    return column / params.run % params.channel_count;
+}
+
+struct Centers {
+    mean: V,
+    rest: V,
+    inv_std: V,
+}
+
+fn put_center(c: Centers, i: u32, center: Center) -> Centers {
+    return Centers(
+        put(c.mean, i, center.mean),
+        put(c.rest, i, center.rest),
+        put(c.inv_std, i, center.inv_std),
+    );
+}
+
+fn no_centers() -> Centers {
+    return Centers(V(0.0), V(0.0), V(0.0));
+}
+
+fn centers_of(strip: Strip) -> Centers {
+    var c = no_centers();
+    for (var i = 0u; i < WIDTH; i = i + 1u) {
+        c = put_center(c, i, center_of(channel_of(strip.place * WIDTH + i)));
+    }
+    return c;
+}

@@ -1,0 +1,45 @@
+
+struct Slopes {
+    scale: V,
+    mean_dy: V,
+    factor: V,
+}
+
+fn no_slopes() -> Slopes {
+    return Slopes(V(0.0), V(0.0), V(0.0));
+}
+
+fn put_slope(s: Slopes, i: u32, slope: Slope) -> Slopes {
+    return Slopes(
+        put(s.scale, i, slope.scale),
+        put(s.mean_dy, i, slope.mean_dy),
+        put(s.factor, i, slope.factor),
+    );
+}
+
+// dx down a strip.
+fn columns_gradient(strip: Strip, c: Centers, s: Slopes) {
+    let stride = params.row_loads;
+    var row = strip.begin;
+    var i = row * stride + strip.place;
+    for (; row + 3u < strip.end; row = row + 4u) {
+        let g0 = load_dy(i);
+        let g1 = load_dy(i + stride);
+        let g2 = load_dy(i + 2u * stride);
+        let g3 = load_dy(i + 3u * stride);
+        let x0 = (load_x(i) - c.mean) - c.rest;
+        let x1 = (load_x(i + stride) - c.mean) - c.rest;
+        let x2 = (load_x(i + 2u * stride) - c.mean) - c.rest;
+        let x3 = (load_x(i + 3u * stride) - c.mean) - c.rest;
+        store_dx(i, s.scale * ((g0 - s.mean_dy) - x0 * s.factor));
+        store_dx(i + stride, s.scale * ((g1 - s.mean_dy) - x1 * s.factor));
+        store_dx(i + 2u * stride, s.scale * ((g2 - s.mean_dy) - x2 * s.factor));
+        store_dx(i + 3u * stride, s.scale * ((g3 - s.mean_dy) - x3 * s.factor));
+        i = i + 4u * stride;
+    }
+    for (; row < strip.end; row = row + 1u) {
+        let x = (load_x(i) - c.mean) - c.rest;
+        store_dx(i, s.scale * ((load_dy(i) - s.mean_dy) - x * s.factor));
+        i = i + stride;
+    }
+}

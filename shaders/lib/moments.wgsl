@@ -1,0 +1,92 @@
+
+// Mean and variance with one read, without cancellation.
+//
+// Values enter relative to a shift k (the channel's first element). Four at a time get a mean and a
+// variance of their own; sets are merged by Chan, Golub and LeVeque's formula, written with the
+// variance instead of the sum of squares so that values up to 1e19 do not overflow:
+//   w = n_b / (n_a + n_b),  δ = m_b − m_a
+//   m = m_a + δ·w,          v = v_a + w·((v_b − v_a) + δ²·(1 − w))
+
+struct Moments {
+    count: u32,
+    mean: f32,
+    variance: f32,
+}
+
+fn merge(a: Moments, b: Moments) -> Moments {
+    let count = a.count + b.count;
+    let w = f32(b.count) / f32(max(count, 1u));
+    let delta = b.mean - a.mean;
+    // An infinite mean stays infinite: ∞ − ∞ would make it NaN.
+    let mean = select(a.mean + b.mean, a.mean + delta * w, is_finite(delta));
+    let variance = a.variance + w * ((b.variance - a.variance) + delta * delta * (1.0 - w));
+    return Moments(count, mean, variance);
+}
+
+// One lane's values so far, component by component. `total` sums the means: it is infinite where
+// the mean is, and only then used.
+struct Accumulator {
+    count: f32,
+    mean: V,
+    variance: V,
+    total: V,
+}
+
+fn accumulator() -> Accumulator {
+    return Accumulator(0.0, V(0.0), V(0.0), V(0.0));
+}
+
+fn add_batch(a: Accumulator, size: f32, mean: V, variance: V) -> Accumulator {
+    let count = a.count + size;
+    let w = size / count;
+    let delta = mean - a.mean;
+    return Accumulator(
+        count,
+        a.mean + delta * w,
+        a.variance + w * ((variance - a.variance) + delta * delta * (1.0 - w)),
+        a.total + mean,
+    );
+}
+
+fn add_four(a: Accumulator, d0: V, d1: V, d2: V, d3: V) -> Accumulator {
+    let m = ((d0 + d1) + (d2 + d3)) * 0.25;
+    let e0 = d0 - m;
+    let e1 = d1 - m;
+    let e2 = d2 - m;
+    let e3 = d3 - m;
+    // What rounding left in the mean.
+    let t = ((e0 + e1) + (e2 + e3)) * 0.25;
+    let v = ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)) * 0.25 - t * t;
+    return add_batch(a, 4.0, m + t, v);
+}
+
+fn add_one(a: Accumulator, d: V) -> Accumulator {
+    return add_batch(a, 1.0, d, V(0.0));
+}
+
+// The moments of one component.
+fn moments_of(a: Accumulator, i: u32) -> Moments {
+    let mean = component(a.mean, i);
+    return Moments(
+        u32(a.count),
+        select(component(a.total, i), mean, is_finite(mean)),
+        component(a.variance, i),
+    );
+}
+
+// The moments of all components together, pairwise.
+fn collapse(a: Accumulator) -> Moments {
+    var first = moments_of(a, 0u);
+    if WIDTH == 4u {
+        first = merge(first, moments_of(a, 1u));
+        first = merge(first, merge(moments_of(a, 2u), moments_of(a, 3u)));
+    }
+    return first;
+}
+
+// The shift of a channel: its first element, where that is finite.
+fn shift_of(channel: u32) -> f32 {
+    let e = channel * params.inner;
+    let k = component(load_x(e / WIDTH), e % WIDTH);
+    return select(0.0, k, is_finite(k));
+}

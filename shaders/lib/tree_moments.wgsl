@@ -1,0 +1,35 @@
+
+// Merges the moments of neighbouring lanes in a fixed tree: pairs at distance 1, 2, 4, …
+// `size` is a power of two, the same in all lanes; the first lane of each `size` gets the result.
+// Workgroup memory only, so the bits do not depend on the subgroup size.
+
+var<workgroup> tree_count: array<u32, LANES>;
+var<workgroup> tree_mean: array<f32, LANES>;
+var<workgroup> tree_variance: array<f32, LANES>;
+
+fn tree_moments(own: Moments, lane: u32, size: u32) -> Moments {
+    var m = own;
+    for (var distance = 1u; distance < size; distance = distance * 2u) {
+        tree_count[lane] = m.count;
+        tree_mean[lane] = m.mean;
+        tree_variance[lane] = m.variance;
+        workgroupBarrier();
+        if lane % (distance * 2u) == 0u {
+            let other = lane + distance;
+            m = merge(m, Moments(tree_count[other], tree_mean[other], tree_variance[other]));
+        }
+        workgroupBarrier();
+    }
+    return m;
+}
+
+// Gives the first lane's result to all lanes.
+fn share_moments(m: Moments, lane: u32) -> Moments {
+    if lane == 0u {
+        tree_count[0] = m.count;
+        tree_mean[0] = m.mean;
+        tree_variance[0] = m.variance;
+    }
+    workgroupBarrier();
+    return Moments(tree_count[0], tree_mean[0], tree_variance[0]);
+}

@@ -1,0 +1,54 @@
+// What every kernel knows. `Params` is the twin of the struct of that name in src/plan.rs (a test
+// compares the two); the overrides are those of `shader::constants`.
+
+struct Params {
+    workgroup_count: u32,
+    channel_count: u32,
+    inner: u32,
+    step_count: u32,
+    chunk: u32,
+    chunk_count: u32,
+    width: u32,
+    tail: u32,
+    row_loads: u32,
+    row_stride: u32,
+    advance_place: u32,
+    advance_index: u32,
+    run: u32,
+    per_chunk: u32,
+    weight: u32,
+    plane: u32,
+    sums: u32,
+    value_count: f32,
+    rate: f32,
+    keep: f32,
+    variance_factor: f32,
+    epsilon: f32,
+    zero: u32,
+    padding: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+
+// Invocations in a workgroup, and how many of them share a channel while merging partials.
+override LANES: u32 = 8u;
+override GROUP: u32 = 1u;
+override ACCUMULATE: bool = false;
+override CUMULATIVE: bool = false;
+override KEEP_NON_FINITE: bool = false;
+
+// A folded grid as one number.
+fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {
+    return workgroup.x + workgroup.y * grid.x;
+}
+
+// Finite by its bits: compilers may assume that no NaN exists and fold `v == v`.
+fn is_finite(v: f32) -> bool {
+    return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+}
+
+// The same value, of which no compiler knows how it was computed: it cannot be reassociated with
+// what follows.
+fn opaque(v: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(v) ^ params.zero);
+}

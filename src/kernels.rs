@@ -1,0 +1,324 @@
+//! Shader modules, layouts and pipelines, by a complete key: one set per device.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::num::NonZeroU64;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::caps::Caps;
+use crate::plan::{Operation, Params, Plan, Stage, Variant};
+use crate::shader;
+
+/// How [`Kernels`] are made.
+#[derive(Debug, Clone, Default)]
+pub struct KernelOptions {
+    /// Compile with wgpu's bounds checks and loop bounds. Slower; the results are the same. The
+    /// default leaves them out, which is sound because binding proves every size.
+    pub checked: bool,
+    /// A cache of compiled pipelines that you load and save.
+    pub pipeline_cache: Option<wgpu::PipelineCache>,
+}
+
+/// The pipelines of one device, made when first needed. Cheap to clone, and shared by its clones
+/// and by threads.
+#[derive(Clone)]
+pub struct Kernels {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    device: wgpu::Device,
+    caps: Caps,
+    options: KernelOptions,
+    pipelines: Mutex<HashMap<Variant, Compiled>>,
+}
+
+#[derive(Clone)]
+struct Compiled {
+    pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+}
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernels")
+            .field("caps", &self.shared.caps)
+            .field("options", &self.shared.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kernels {
+    /// Kernels for `device`. Nothing is compiled yet.
+    pub fn new(device: &wgpu::Device) -> Self {
+        Self::with_options(device, KernelOptions::default())
+    }
+
+    /// Kernels for `device` with options.
+    pub fn with_options(device: &wgpu::Device, options: KernelOptions) -> Self {
+        let caps = Caps::of(device);
+        let pipelines = Mutex::default();
+        Self { shared: Arc::new(Shared { device: device.clone(), caps, options, pipelines }) }
+    }
+
+    /// Features that must be enabled for every operation to work: none.
+    pub fn required_features() -> wgpu::Features {
+        wgpu::Features::empty()
+    }
+
+    /// Features that are used where they are enabled: none yet.
+    pub fn wanted_features() -> wgpu::Features {
+        wgpu::Features::empty()
+    }
+
+    /// Limits that must be granted: WebGPU's defaults. Ask for a larger
+    /// `max_storage_buffer_binding_size` where tensors are larger than 128 MiB.
+    pub fn required_limits() -> wgpu::Limits {
+        wgpu::Limits::default()
+    }
+
+    /// The device these kernels are for.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.shared.device
+    }
+
+    /// What that device can do.
+    pub fn caps(&self) -> &Caps {
+        &self.shared.caps
+    }
+
+    /// How many pipelines have been compiled.
+    pub fn pipeline_count(&self) -> usize {
+        self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Compiles what the plan needs and is not compiled yet, and writes its uniforms.
+    ///
+    /// # Errors
+    /// [`PrepareError`] when the device refuses a shader, a pipeline or the uniform buffer: the plan
+    /// was made for other capabilities, or the device is lost or out of memory.
+    pub fn prepare<O: Operation>(&self, plan: Plan<O>) -> Result<Prepared<O>, PrepareError> {
+        let device = &self.shared.device;
+        let scopes = Scopes::push(device);
+        let stages = plan.stages().iter();
+        let compiled: Vec<Compiled> =
+            stages.map(|stage| self.compiled(&stage.variant, O::NAME)).collect();
+        let uniforms = self.uniforms(plan.stages());
+        let error = scopes.pop();
+        if let Some(error) = error {
+            // What failed to compile must not be found in the cache by the next call.
+            let mut cache = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+            for stage in plan.stages() {
+                cache.remove(&stage.variant);
+            }
+            return Err(PrepareError { message: error });
+        }
+        let (uniforms, stride) =
+            uniforms.map_err(|error| PrepareError { message: error.to_string() })?;
+        let stages = plan
+            .stages()
+            .iter()
+            .zip(compiled)
+            .enumerate()
+            .map(|(i, (stage, compiled))| PreparedStage {
+                pipeline: compiled.pipeline,
+                layout: compiled.layout,
+                params_offset: i as u64 * stride,
+                label: label(O::NAME, stage.variant.kernel.name()),
+            })
+            .collect();
+        Ok(Prepared { kernels: self.clone(), plan, uniforms, stages, operation: PhantomData })
+    }
+
+    fn compiled(&self, variant: &Variant, operation: &str) -> Compiled {
+        let mut cache = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.entry(*variant).or_insert_with(|| self.compile(variant, operation)).clone()
+    }
+
+    fn compile(&self, variant: &Variant, operation: &str) -> Compiled {
+        let device = &self.shared.device;
+        let label = label(operation, variant.kernel.name());
+        let label = Some(label.as_str());
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label,
+            source: wgpu::ShaderSource::Wgsl(shader::source(variant).into()),
+        };
+        let module = if self.shared.options.checked {
+            device.create_shader_module(descriptor)
+        } else {
+            trusted(device, descriptor)
+        };
+        let mut entries = vec![wgpu::BindGroupLayoutEntry {
+            binding: 0,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Uniform,
+                has_dynamic_offset: false,
+                min_binding_size: NonZeroU64::new(size_of::<Params>() as u64),
+            },
+            count: None,
+        }];
+        entries.extend(shader::bindings(variant).iter().map(|b| wgpu::BindGroupLayoutEntry {
+            binding: b.number,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Storage { read_only: b.read_only },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        }));
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label,
+            entries: &entries,
+        });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(shader::ENTRY_POINT),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &shader::constants(variant),
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: self.shared.options.pipeline_cache.as_ref(),
+        });
+        Compiled { pipeline, layout }
+    }
+
+    /// All stages' parameters in one buffer, filled while it is created: no queue is touched.
+    fn uniforms(
+        &self,
+        stages: &[Stage],
+    ) -> Result<(Option<wgpu::Buffer>, u64), wgpu::MapRangeError> {
+        let alignment = u64::from(self.shared.caps.uniform_alignment);
+        let stride = (size_of::<Params>() as u64).next_multiple_of(alignment);
+        if stages.is_empty() {
+            return Ok((None, stride));
+        }
+        let buffer = self.shared.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("batchnorm::params"),
+            size: stride * stages.len() as u64,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: true,
+        });
+        for (i, stage) in stages.iter().enumerate() {
+            let start = i as u64 * stride;
+            let bytes = bytemuck::bytes_of(&stage.params);
+            let mut view = buffer.get_mapped_range_mut(start..start + bytes.len() as u64)?;
+            view.copy_from_slice(bytes);
+        }
+        buffer.unmap();
+        Ok((Some(buffer), stride))
+    }
+}
+
+/// Compiles without injected bounds checks, loop bounds and division checks.
+#[allow(unsafe_code)] // The only unsafe code of the crate; the proof stands below.
+fn trusted(
+    device: &wgpu::Device,
+    descriptor: wgpu::ShaderModuleDescriptor<'_>,
+) -> wgpu::ShaderModule {
+    // SAFETY: only sources made by `shader::source` come here, and a pipeline runs only by
+    // `Bound::encode`, after `bind` has bound every slot with exactly the size that its plan asks
+    // for. Within those sizes:
+    // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
+    //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
+    //   loops end at `Range::end` or `Strip::end` and idle lanes return;
+    // - per-channel slots are indexed below channel_count (saved: 3·channel_count);
+    // - the scratch is indexed below 2·plane, and below sums + 2·channel_count in backward
+    //   operations, which reserve it.
+    // Every loop advances by a constant ≥ 1 towards a bound, so it ends. Divisors are LANES, GROUP,
+    // row_loads, chunk_count, per_chunk, run and channel_count, which are ≥ 1 wherever a workgroup
+    // has work (an empty batch merges no partials and divides by none of them).
+    unsafe {
+        device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+    }
+}
+
+fn label(operation: &str, kernel: &str) -> String {
+    format!("batchnorm::{operation}::{kernel}")
+}
+
+/// A plan whose pipelines are compiled, ready to be bound to memory any number of times.
+#[derive(Clone)]
+pub struct Prepared<O: Operation> {
+    pub(crate) kernels: Kernels,
+    pub(crate) plan: Plan<O>,
+    pub(crate) uniforms: Option<wgpu::Buffer>,
+    pub(crate) stages: Vec<PreparedStage>,
+    operation: PhantomData<O>,
+}
+
+#[derive(Clone)]
+pub(crate) struct PreparedStage {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    pub(crate) params_offset: u64,
+    pub(crate) label: String,
+}
+
+impl<O: Operation> Prepared<O> {
+    /// The plan.
+    pub fn plan(&self) -> &Plan<O> {
+        &self.plan
+    }
+}
+
+impl<O: Operation> fmt::Debug for Prepared<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+/// Error scopes around calls that create GPU objects, so that no validation error of ours reaches
+/// the caller's error handler.
+pub(crate) struct Scopes {
+    validation: wgpu::ErrorScopeGuard,
+    memory: wgpu::ErrorScopeGuard,
+}
+
+impl Scopes {
+    pub(crate) fn push(device: &wgpu::Device) -> Self {
+        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        Self { validation, memory }
+    }
+
+    /// The first error. Native backends know it at once; in a browser it is known later, and then
+    /// the use of the broken object reports it.
+    pub(crate) fn pop(self) -> Option<String> {
+        fn now(future: impl Future<Output = Option<wgpu::Error>>) -> Option<String> {
+            match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(error) => error.map(|error| error.to_string()),
+                Poll::Pending => None,
+            }
+        }
+        let memory = now(self.memory.pop());
+        now(self.validation.pop()).or(memory)
+    }
+}
+
+/// The device refused to create a shader, pipeline or uniform buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrepareError {
+    /// What wgpu says.
+    pub message: String,
+}
+
+impl fmt::Display for PrepareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the device cannot prepare this plan: {}", self.message)
+    }
+}
+
+impl std::error::Error for PrepareError {}

@@ -1,0 +1,967 @@
+//! From what is asked (geometry, config) and what is there (caps, tuning) to plain data: which
+//! kernels run on which grid with which parameters, what they move, and what memory they need.
+//!
+//! A plan holds no GPU object. It can be made on any machine for any device, compared, printed,
+//! and [explained](Plan::explain).
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::caps::Caps;
+use crate::config::{Config, ConfigError, Memory, NonFinite, SingleValue, Update};
+use crate::geometry::Geometry;
+use crate::tuning::{MAX_ITERATIONS, Tuning};
+
+mod private {
+    pub trait Sealed {}
+}
+
+/// An operation that can be planned: [`Train`], [`Infer`], [`Backward`] or [`FrozenBackward`].
+pub trait Operation: private::Sealed + fmt::Debug + Clone + Copy + PartialEq + Send + Sync {
+    /// Its name in labels: `batchnorm::NAME::…`.
+    const NAME: &'static str;
+    #[doc(hidden)]
+    fn stages(builder: &mut Builder);
+}
+
+macro_rules! operation {
+    ($(#[$doc:meta])* $name:ident, $label:literal, $stages:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name;
+        impl private::Sealed for $name {}
+        impl Operation for $name {
+            const NAME: &'static str = $label;
+            fn stages(builder: &mut Builder) {
+                builder.$stages();
+            }
+        }
+    };
+}
+
+operation! {
+    /// Training forward: batch statistics, `y = (x−μ)·i·γ + β` with `i = 1/√(σ²+ε)`, saved
+    /// statistics for the backward, running update.
+    Train, "forward", train
+}
+operation! {
+    /// Inference: `y = (x−running_mean)·γ/√(running_var+ε) + β`.
+    Infer, "inference", infer
+}
+operation! {
+    /// Backward of [`Train`]: with `S₁ = Σdy`, `S₂ = Σdy·(x−μ)`: `dβ = S₁`, `dγ = S₂·i`,
+    /// `dx = γ·i·(dy − S₁/n − (x−μ)·i²·S₂/n)`.
+    Backward, "backward", backward
+}
+operation! {
+    /// Backward of [`Infer`], for fine-tuning with frozen statistics: `dx = dy·γ·i`,
+    /// `dγ = Σdy·(x−running_mean)·i`, `dβ = Σdy`, with `i = 1/√(running_var+ε)`.
+    FrozenBackward, "frozen_backward", frozen_backward
+}
+
+/// A piece of the caller's memory, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Slot {
+    /// Input tensor.
+    X,
+    /// Output tensor.
+    Y,
+    /// Gradient of the output.
+    Dy,
+    /// Gradient of the input.
+    Dx,
+    /// Scale, `[C]`.
+    Gamma,
+    /// Shift, `[C]`.
+    Beta,
+    /// Gradient of the scale, `[C]`.
+    Dgamma,
+    /// Gradient of the shift, `[C]`.
+    Dbeta,
+    /// `[3, C]`: mean, its rounding remainder, inverse standard deviation.
+    Saved,
+    /// `[C]`.
+    RunningMean,
+    /// `[C]`.
+    RunningVar,
+    /// One `u32`: batches seen, for [`Update::Cumulative`].
+    Batches,
+    /// Working memory, garbage before and after.
+    Scratch,
+}
+
+impl Slot {
+    /// All slots, in binding order.
+    pub const ALL: [Self; 13] = [
+        Self::X,
+        Self::Y,
+        Self::Dy,
+        Self::Dx,
+        Self::Gamma,
+        Self::Beta,
+        Self::Dgamma,
+        Self::Dbeta,
+        Self::Saved,
+        Self::RunningMean,
+        Self::RunningVar,
+        Self::Batches,
+        Self::Scratch,
+    ];
+
+    /// The slot's name, the same in Rust, WGSL, labels and errors.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::X => "x",
+            Self::Y => "y",
+            Self::Dy => "dy",
+            Self::Dx => "dx",
+            Self::Gamma => "gamma",
+            Self::Beta => "beta",
+            Self::Dgamma => "dgamma",
+            Self::Dbeta => "dbeta",
+            Self::Saved => "saved",
+            Self::RunningMean => "running_mean",
+            Self::RunningVar => "running_var",
+            Self::Batches => "batches",
+            Self::Scratch => "scratch",
+        }
+    }
+
+    /// Whether the slot is a whole tensor, shaped as `x`.
+    pub fn is_tensor(&self) -> bool {
+        matches!(self, Self::X | Self::Y | Self::Dy | Self::Dx)
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A set of slots.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Slots(u16);
+
+impl Slots {
+    /// The set of the given slots.
+    pub fn of(slots: &[Slot]) -> Self {
+        Self(slots.iter().fold(0, |set, &slot| set | 1 << slot as u8))
+    }
+
+    /// Whether `slot` is in the set.
+    pub fn contains(&self, slot: Slot) -> bool {
+        self.0 & 1 << slot as u8 != 0
+    }
+
+    /// The slots of the set, in binding order.
+    pub fn iter(&self) -> impl Iterator<Item = Slot> + use<> {
+        let set = *self;
+        Slot::ALL.into_iter().filter(move |&slot| set.contains(slot))
+    }
+
+    fn with(self, condition: bool, slot: Slot) -> Self {
+        if condition { Self(self.0 | 1 << slot as u8) } else { self }
+    }
+
+    fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|slot| slot.name())).finish()
+    }
+}
+
+/// A kernel: the file of this name in `shaders/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// `batches += 1`.
+    CountBatch,
+    /// Partial mean and variance of chunks of rows.
+    RowsStatistics,
+    /// Partial mean and variance of chunks of columns.
+    ColumnsStatistics,
+    /// Merges partial statistics; writes saved and running statistics.
+    FinalizeStatistics,
+    /// Normalize, scale, shift.
+    RowsNormalize,
+    /// Normalize, scale, shift.
+    ColumnsNormalize,
+    /// A whole training forward in one dispatch.
+    RowsForward,
+    /// A whole training forward in one dispatch.
+    ColumnsForward,
+    /// Partial `Σdy`, `Σdy·(x−μ)`.
+    RowsReduce,
+    /// Partial `Σdy`, `Σdy·(x−μ)`.
+    ColumnsReduce,
+    /// Merges partial sums; writes `dgamma`, `dbeta` and what `dx` needs.
+    FinalizeGradients,
+    /// `dx` of training.
+    RowsGradient,
+    /// `dx` of training.
+    ColumnsGradient,
+    /// A whole training backward in one dispatch.
+    RowsBackward,
+    /// A whole training backward in one dispatch.
+    ColumnsBackward,
+    /// `dx` with frozen statistics, and the partial sums on the way.
+    RowsFrozen,
+    /// `dx` with frozen statistics, and the partial sums on the way.
+    ColumnsFrozen,
+}
+
+/// What every kernel gets as its uniform: the twin of `Params` in `shaders/prelude/params.wgsl`.
+///
+/// A *partial* is what one column of a chunk contributes; `width` columns lie side by side. For
+/// rows, a column is a whole channel. A *step* is one vector load of rows, or one row of columns.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Pod, Zeroable)]
+pub struct Params {
+    /// Workgroups that have work; a folded grid holds a few more.
+    pub workgroup_count: u32,
+    /// `C`.
+    pub channel_count: u32,
+    /// Elements of one channel that lie together; channel `c` starts at `c·inner`.
+    pub inner: u32,
+    /// Steps along the reduced axis that every column has.
+    pub step_count: u32,
+    /// Steps in a chunk.
+    pub chunk: u32,
+    /// Chunks.
+    pub chunk_count: u32,
+    /// Columns: `C` for rows, a multiple of `C·inner` for columns.
+    pub width: u32,
+    /// The first `tail` columns have one step more.
+    pub tail: u32,
+    /// Vector loads in a row (rows), in the width (columns).
+    pub row_loads: u32,
+    /// Rows: vector loads from one row of a channel to its next.
+    pub row_stride: u32,
+    /// Rows: what one step of a whole workgroup adds to the place in the row…
+    pub advance_place: u32,
+    /// …and to the index in the tensor.
+    pub advance_index: u32,
+    /// Partials of one channel in a chunk that lie together.
+    pub run: u32,
+    /// Partials of one channel in a chunk.
+    pub per_chunk: u32,
+    /// Values in one step of one partial.
+    pub weight: u32,
+    /// Floats in one plane of partials.
+    pub plane: u32,
+    /// Where the merged sums lie in the scratch, in floats.
+    pub sums: u32,
+    /// `n`, values per channel.
+    pub value_count: f32,
+    /// Weight of the new value in the running update.
+    pub rate: f32,
+    /// Weight of the old value.
+    pub keep: f32,
+    /// Population variance to running variance.
+    pub variance_factor: f32,
+    /// ε.
+    pub epsilon: f32,
+    /// Always 0, and no compiler knows it.
+    pub zero: u32,
+    /// Padding to 16 bytes.
+    pub padding: u32,
+}
+
+/// What selects a pipeline: the complete key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The slots in use; the kernel's other slots read as their neutral value.
+    pub slots: Slots,
+    /// How they are bound. In place, `y` and `dx` are the memory of `x` and `dy`.
+    pub memory: Memory,
+    /// Elements per vector load: 4 or 1.
+    pub vector: u32,
+    /// Invocations per workgroup.
+    pub workgroup_size: u32,
+    /// Invocations that share a channel while merging partials.
+    pub group_size: u32,
+    /// Add to `dgamma`, `dbeta`.
+    pub accumulate: bool,
+    /// Take the update's rate from the `batches` slot.
+    pub cumulative: bool,
+    /// Leave running statistics alone when the batch's are not finite.
+    pub keep_non_finite: bool,
+}
+
+/// One dispatch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stage {
+    /// Which pipeline.
+    pub variant: Variant,
+    /// Workgroups in x, y, z.
+    pub grid: [u32; 3],
+    /// Its uniform.
+    pub params: Params,
+    /// Bytes it must read and write in tensors and partials.
+    pub bytes_moved: u64,
+}
+
+/// What an operation does on a device for a shape.
+///
+/// Plain data: equal plans do the same work.
+///
+/// ```
+/// use wgpu_batchnorm::{Caps, ChannelAxis, Config, Geometry, Plan, Train};
+/// let geometry = Geometry::new(&[8, 64, 56, 56], ChannelAxis::First)?;
+/// let plan = Plan::<Train>::new(geometry, &Config::pytorch(), &Caps::webgpu_default())?;
+/// println!("{}", plan.explain());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan<O: Operation> {
+    geometry: Geometry,
+    config: Config,
+    tuning: Tuning,
+    stages: Vec<Stage>,
+    scratch_size: u64,
+    path: &'static str,
+    operation: PhantomData<O>,
+}
+
+impl<O: Operation> Plan<O> {
+    /// Plans the operation with the tuning that [`Tuning::choose`] gives.
+    ///
+    /// # Errors
+    /// [`PlanError`]: a number in the config, a tensor over the limits of the device, or one value
+    /// per channel under [`SingleValue::Error`].
+    pub fn new(geometry: Geometry, config: &Config, caps: &Caps) -> Result<Self, PlanError> {
+        let tuning = Tuning::choose(caps, &geometry, config.element);
+        Self::with_tuning(geometry, config, caps, &tuning)
+    }
+
+    /// Plans the operation with a tuning of your own.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], and [`PlanError::Tuning`] for a tuning the device cannot run.
+    pub fn with_tuning(
+        geometry: Geometry,
+        config: &Config,
+        caps: &Caps,
+        tuning: &Tuning,
+    ) -> Result<Self, PlanError> {
+        config.validate()?;
+        let size = tuning.workgroup_size;
+        if !size.is_power_of_two() || size < 4 || size > caps.max_workgroup_size {
+            return Err(PlanError::Tuning { workgroup_size: size, max: caps.max_workgroup_size });
+        }
+        let tensor_size = geometry.len() * config.element.size();
+        let limit = caps.max_storage_binding_size.min(u64::from(u32::MAX) * 4);
+        let check = |slot, size| {
+            if size > limit { Err(PlanError::TooLarge { slot, size, limit }) } else { Ok(()) }
+        };
+        check(Slot::X, tensor_size)?;
+        check(Slot::Saved, geometry.channels() * 12)?;
+        let mut builder = Builder::new(geometry, config, caps, tuning);
+        O::stages(&mut builder);
+        let Builder { stages, scratch, path, .. } = builder;
+        check(Slot::Scratch, scratch * 4)?;
+        let trains = O::NAME == Train::NAME || O::NAME == Backward::NAME;
+        if trains
+            && geometry.values_per_channel() == 1
+            && geometry.channels() > 0
+            && config.single_value == SingleValue::Error
+        {
+            return Err(PlanError::SingleValue { geometry });
+        }
+        let max = u64::from(caps.max_workgroups_per_dimension).pow(2);
+        if let Some(stage) = stages.iter().find(|s| u64::from(s.params.workgroup_count) > max) {
+            let count = u64::from(stage.params.workgroup_count);
+            return Err(PlanError::Grid { workgroup_count: count, max });
+        }
+        Ok(Self {
+            geometry,
+            config: config.clone(),
+            tuning: tuning.clone(),
+            stages,
+            scratch_size: scratch * 4,
+            path,
+            operation: PhantomData,
+        })
+    }
+
+    /// The geometry planned for.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The config planned for.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The tuning used.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// The dispatches, in order. None for an empty tensor.
+    pub fn stages(&self) -> &[Stage] {
+        &self.stages
+    }
+
+    /// Bytes of `scratch` to bring; 0 when none is needed. Its content is garbage before and
+    /// after, and several operations may share one.
+    pub fn scratch_size(&self) -> u64 {
+        self.scratch_size
+    }
+
+    /// Bytes all dispatches must read and write.
+    pub fn bytes_moved(&self) -> u64 {
+        self.stages.iter().map(|stage| stage.bytes_moved).sum()
+    }
+
+    /// The slots to bring, with their sizes in bytes. In place, `y` and `dx` are not brought.
+    pub fn slots(&self) -> Vec<(Slot, u64)> {
+        let set = self.stages.iter().fold(Slots::default(), |set, s| set.union(s.variant.slots));
+        let in_place = self.config.memory == Memory::InPlace;
+        set.iter()
+            .filter(|slot| !(in_place && matches!(slot, Slot::Y | Slot::Dx)))
+            .map(|slot| (slot, self.slot_size(slot)))
+            .collect()
+    }
+
+    /// Bytes that `slot` must hold.
+    pub fn slot_size(&self, slot: Slot) -> u64 {
+        let channel_size = self.geometry.channels() * 4;
+        match slot {
+            Slot::Scratch => self.scratch_size,
+            Slot::Batches => 4,
+            Slot::Saved => 3 * channel_size,
+            slot if slot.is_tensor() => self.geometry.len() * self.config.element.size(),
+            _ => channel_size,
+        }
+    }
+
+    /// Why memory for `slot` would have no use, if so.
+    pub(crate) fn refuses(&self, slot: Slot) -> Option<&'static str> {
+        let Config { affine, gradients, update, memory, .. } = self.config;
+        let unless = |used: bool, reason| if used { None } else { Some(reason) };
+        match slot {
+            Slot::Y => unless(memory != Memory::InPlace, "in place, y overwrites x"),
+            Slot::Dx if memory == Memory::InPlace => Some("in place, dx overwrites dy"),
+            Slot::Dx => unless(gradients.x, "the config does not ask for dx"),
+            Slot::Gamma => unless(affine.gamma, "the config has no gamma"),
+            Slot::Beta => unless(affine.beta, "the config has no beta"),
+            Slot::Dgamma => {
+                unless(gradients.gamma && affine.gamma, "the config does not ask for dgamma")
+            }
+            Slot::Dbeta => {
+                unless(gradients.beta && affine.beta, "the config does not ask for dbeta")
+            }
+            Slot::RunningMean | Slot::RunningVar if O::NAME == Train::NAME => {
+                unless(update != Update::None, "Update::None leaves the running statistics alone")
+            }
+            Slot::Batches => {
+                unless(update == Update::Cumulative, "only Update::Cumulative counts batches")
+            }
+            _ => None,
+        }
+    }
+
+    /// The plan in words: the path taken and why, its dispatches, bytes moved and memory needed.
+    pub fn explain(&self) -> String {
+        use fmt::Write;
+        let g = &self.geometry;
+        let tensor = (g.len() * self.config.element.size()) as f64;
+        let mut text = format!(
+            "batchnorm::{} on [outer {}, channels {}, inner {}]: {}.\n",
+            O::NAME,
+            g.outer(),
+            g.channels(),
+            g.inner(),
+            self.path
+        );
+        for stage in &self.stages {
+            let [x, y, z] = stage.grid;
+            let _ = writeln!(
+                text,
+                "  {:<20} {x}x{y}x{z} workgroups of {}, {} per load, {} bytes",
+                stage.variant.kernel.name(),
+                stage.variant.workgroup_size,
+                stage.variant.vector,
+                stage.bytes_moved
+            );
+        }
+        let moved = self.bytes_moved();
+        let _ = write!(
+            text,
+            "  {} dispatches move {moved} bytes ({:.2} tensors); scratch {} bytes.",
+            self.stages.len(),
+            if tensor > 0.0 { moved as f64 / tensor } else { 0.0 },
+            self.scratch_size
+        );
+        text
+    }
+}
+
+impl Kernel {
+    /// The kernel's name: its file in `shaders/` and the last part of its label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CountBatch => "count_batch",
+            Self::RowsStatistics => "rows_statistics",
+            Self::ColumnsStatistics => "columns_statistics",
+            Self::FinalizeStatistics => "finalize_statistics",
+            Self::RowsNormalize => "rows_normalize",
+            Self::ColumnsNormalize => "columns_normalize",
+            Self::RowsForward => "rows_forward",
+            Self::ColumnsForward => "columns_forward",
+            Self::RowsReduce => "rows_reduce",
+            Self::ColumnsReduce => "columns_reduce",
+            Self::FinalizeGradients => "finalize_gradients",
+            Self::RowsGradient => "rows_gradient",
+            Self::ColumnsGradient => "columns_gradient",
+            Self::RowsBackward => "rows_backward",
+            Self::ColumnsBackward => "columns_backward",
+            Self::RowsFrozen => "rows_frozen",
+            Self::ColumnsFrozen => "columns_frozen",
+        }
+    }
+}
+
+/// The two ways to walk a tensor; each has its own kernels.
+#[derive(Clone, Copy, PartialEq)]
+enum Walk {
+    /// One channel per workgroup, lanes along its rows.
+    Rows,
+    /// Lanes over columns, loops over rows.
+    Columns,
+}
+
+/// Builds the stages of one operation.
+#[doc(hidden)]
+pub struct Builder<'a> {
+    config: &'a Config,
+    tuning: &'a Tuning,
+    max_per_dimension: u32,
+    walk: Walk,
+    vector: u32,
+    /// Workgroups side by side: channels (rows) or tiles (columns).
+    across: u64,
+    /// All channels' work in one dispatch.
+    fused: bool,
+    params: Params,
+    tensor_size: u64,
+    empty: bool,
+    stages: Vec<Stage>,
+    /// Floats.
+    scratch: u64,
+    path: &'static str,
+}
+
+impl<'a> Builder<'a> {
+    fn new(geometry: Geometry, config: &'a Config, caps: &Caps, tuning: &'a Tuning) -> Self {
+        let mut builder = Self {
+            config,
+            tuning,
+            max_per_dimension: caps.max_workgroups_per_dimension,
+            walk: Walk::Rows,
+            vector: 1,
+            across: 0,
+            fused: false,
+            params: Params::default(),
+            tensor_size: geometry.len() * config.element.size(),
+            empty: geometry.is_empty(),
+            stages: Vec::new(),
+            scratch: 0,
+            path: "nothing to do for an empty tensor",
+        };
+        builder.params.channel_count = geometry.channels().min(u64::from(u32::MAX)) as u32;
+        builder.params.epsilon = config.epsilon as f32;
+        if !builder.empty {
+            builder.lay_out(geometry.coalesced());
+        }
+        builder
+    }
+
+    /// Decides how the tensor is walked and cut. The sizes fit `u32`: a binding does.
+    fn lay_out(&mut self, g: Geometry) {
+        let t = self.tuning;
+        let lanes = u64::from(t.workgroup_size);
+        let total = g.len();
+        let (steps, tail, width);
+        // Rows that no vector fits are walked as columns when there are enough of them to make
+        // vectors across rows pay for the partials of every column.
+        let odd_rows = g.inner() % 4 != 0 && g.outer() >= 16 && (g.channels() * g.inner()) % 4 == 0;
+        if g.inner() >= u64::from(t.min_row) && !odd_rows || g.channels() == 1 {
+            self.walk = Walk::Rows;
+            self.vector = if g.inner() % 4 == 0 { 4 } else { 1 };
+            let row_loads = g.inner() / u64::from(self.vector);
+            steps = g.outer() * row_loads;
+            tail = 0;
+            width = g.channels();
+            self.across = g.channels();
+            self.fused = self.one_dispatch(steps.div_ceil(lanes));
+            self.params.row_loads = row_loads as u32;
+            self.params.row_stride = (g.channels() * row_loads) as u32;
+            self.params.advance_place = (lanes % row_loads) as u32;
+            self.params.advance_index =
+                (lanes / row_loads * g.channels() * row_loads + lanes % row_loads) as u32;
+            self.params.run = 1;
+            self.params.per_chunk = 1;
+            self.params.weight = self.vector;
+        } else {
+            self.walk = Walk::Columns;
+            let columns = g.channels() * g.inner();
+            let vector_of = |width: u64| if width % 4 == 0 && total % 4 == 0 { 4 } else { 1 };
+            self.vector = vector_of(columns);
+            self.across = (columns / u64::from(self.vector)).div_ceil(lanes);
+            self.fused = g.inner() == 1 && self.one_dispatch(g.outer());
+            let mut period = 1;
+            if !self.fused {
+                // Several rows side by side until the lanes are busy and a vector fits.
+                let enough = (lanes * 4).div_ceil(columns).min(g.outer());
+                let even = enough.next_multiple_of(4 / gcd(4, columns));
+                period = if even <= g.outer() { even } else { enough };
+                self.vector = vector_of(columns * period);
+            }
+            width = columns * period;
+            steps = g.outer() / period;
+            tail = g.outer() % period * columns;
+            self.across = (width / u64::from(self.vector)).div_ceil(lanes);
+            self.params.row_loads = (width / u64::from(self.vector)) as u32;
+            self.params.run = g.inner() as u32;
+            self.params.per_chunk = (g.inner() * period) as u32;
+            self.params.weight = 1;
+        }
+        // Along the reduced axis, a workgroup takes `span` steps in one iteration.
+        let span = if self.walk == Walk::Rows { lanes } else { 1 };
+        let long = steps + u64::from(tail > 0);
+        let chunk = if self.fused {
+            long
+        } else {
+            let wanted = u64::from(t.workgroup_count).div_ceil(self.across.max(1));
+            let least = if self.walk == Walk::Rows { t.min_loads } else { t.min_column_loads };
+            let most = long.div_ceil(u64::from(least) * span).max(1);
+            let chunk = long.div_ceil(wanted.clamp(1, most)).next_multiple_of(4 * span);
+            chunk.min(u64::from(MAX_ITERATIONS) / 2 * span)
+        };
+        let n = g.values_per_channel();
+        let (rate, keep) = match self.config.update {
+            Update::Rate(rate) => (rate, 1.0 - rate),
+            Update::Decay(decay) => (1.0 - decay, decay),
+            Update::Cumulative | Update::None => (0.0, 1.0),
+        };
+        let params = &mut self.params;
+        params.inner = g.inner() as u32;
+        params.step_count = steps as u32;
+        params.chunk = chunk as u32;
+        params.chunk_count = long.div_ceil(chunk) as u32;
+        params.width = width as u32;
+        params.tail = tail as u32;
+        params.plane = (u64::from(params.chunk_count) * width) as u32;
+        params.sums = params.plane * 2;
+        params.value_count = n as f32;
+        params.rate = rate as f32;
+        params.keep = keep as f32;
+        params.variance_factor = self.config.running_variance.factor(n) as f32;
+        self.path = match (self.walk, self.fused) {
+            (Walk::Rows, true) => {
+                "one workgroup per channel does everything in one dispatch, as a channel is short"
+            }
+            (Walk::Columns, true) => {
+                "lanes over channels do everything in one dispatch, as a column is short"
+            }
+            (Walk::Rows, false) => {
+                "chunks of every channel give partial results that a second dispatch merges and a third applies"
+            }
+            (Walk::Columns, false) => {
+                "lanes over columns, chunks of rows give partial results that a second dispatch merges and a third applies"
+            }
+        };
+    }
+
+    fn one_dispatch(&self, loads: u64) -> bool {
+        let t = self.tuning;
+        let enough = self.across >= u64::from(t.fused_workgroups);
+        let limit = if enough { t.fused_loads.max(t.tiny_loads) } else { t.tiny_loads };
+        // Two loops of so many loads stay below the bound on iterations.
+        loads <= u64::from(limit.min(MAX_ITERATIONS / 2))
+    }
+
+    fn pick(&self, rows: Kernel, columns: Kernel) -> Kernel {
+        if self.walk == Walk::Rows { rows } else { columns }
+    }
+
+    /// Bytes of all partials, two planes.
+    fn partials(&self) -> u64 {
+        u64::from(self.params.plane) * 8
+    }
+
+    fn push(&mut self, kernel: Kernel, slots: Slots, workgroup_count: u64, bytes_moved: u64) {
+        let config = self.config;
+        let group_size = match kernel {
+            Kernel::FinalizeStatistics | Kernel::FinalizeGradients => self.group_size(),
+            _ => 1,
+        };
+        let params = Params { workgroup_count: workgroup_count as u32, ..self.params };
+        // As even a fold as possible, so that few workgroups of the last row are idle.
+        let rows = workgroup_count.div_ceil(u64::from(self.max_per_dimension)).max(1);
+        let grid = [workgroup_count.div_ceil(rows) as u32, rows as u32, 1];
+        let updates = slots.contains(Slot::RunningMean) && slots.contains(Slot::Saved);
+        let variant = Variant {
+            kernel,
+            slots,
+            memory: config.memory,
+            vector: self.vector,
+            workgroup_size: self.tuning.workgroup_size,
+            group_size,
+            accumulate: config.gradients.accumulate
+                && (slots.contains(Slot::Dgamma) || slots.contains(Slot::Dbeta)),
+            cumulative: slots.contains(Slot::Batches),
+            keep_non_finite: updates && config.non_finite == NonFinite::Keep,
+        };
+        self.stages.push(Stage { variant, grid, params, bytes_moved });
+    }
+
+    fn partials_per_channel(&self) -> u64 {
+        u64::from(self.params.chunk_count) * u64::from(self.params.per_chunk)
+    }
+
+    /// Lanes that merge one channel's partials: about eight partials a lane.
+    fn group_size(&self) -> u32 {
+        let wanted = self.partials_per_channel().div_ceil(8).next_power_of_two();
+        wanted.min(u64::from(self.tuning.workgroup_size)) as u32
+    }
+
+    fn finalize_workgroups(&self) -> u64 {
+        let groups = self.tuning.workgroup_size / self.group_size();
+        u64::from(self.params.channel_count).div_ceil(u64::from(groups))
+    }
+
+    fn sweep_workgroups(&self) -> u64 {
+        self.across * u64::from(self.params.chunk_count)
+    }
+
+    fn affine(&self, slots: Slots) -> Slots {
+        let affine = self.config.affine;
+        slots.with(affine.gamma, Slot::Gamma).with(affine.beta, Slot::Beta)
+    }
+
+    fn train(&mut self) {
+        if self.empty {
+            return;
+        }
+        let update = self.config.update;
+        let cumulative = update == Update::Cumulative;
+        let updates = update != Update::None;
+        let e = self.tensor_size;
+        if cumulative {
+            self.push(Kernel::CountBatch, Slots::of(&[Slot::Batches]), 1, 8);
+        }
+        let settled = Slots::of(&[Slot::X, Slot::Saved])
+            .with(updates, Slot::RunningMean)
+            .with(updates, Slot::RunningVar)
+            .with(cumulative, Slot::Batches);
+        let output = Slots::of(&[Slot::Y]);
+        if self.fused {
+            let kernel = self.pick(Kernel::RowsForward, Kernel::ColumnsForward);
+            let slots = self.affine(settled.union(output));
+            self.push(kernel, slots, self.across, 3 * e);
+            return;
+        }
+        self.scratch = u64::from(self.params.plane) * 2;
+        let partials = self.partials();
+        let statistics = self.pick(Kernel::RowsStatistics, Kernel::ColumnsStatistics);
+        let slots = Slots::of(&[Slot::X, Slot::Scratch]);
+        self.push(statistics, slots, self.sweep_workgroups(), e + partials);
+        let slots = settled.with(true, Slot::Scratch);
+        self.push(Kernel::FinalizeStatistics, slots, self.finalize_workgroups(), partials);
+        let slots = self.affine(output.union(Slots::of(&[Slot::X, Slot::Saved])));
+        let normalize = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
+        self.push(normalize, slots, self.sweep_workgroups(), 2 * e);
+    }
+
+    fn infer(&mut self) {
+        if self.empty {
+            return;
+        }
+        let slots = Slots::of(&[Slot::X, Slot::Y, Slot::RunningMean, Slot::RunningVar]);
+        let kernel = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
+        self.path = "one pass with the running statistics";
+        self.push(kernel, self.affine(slots), self.sweep_workgroups(), 2 * self.tensor_size);
+    }
+
+    /// Gradients that exist: a tensor without elements has no `dx`, an absent parameter no
+    /// gradient.
+    fn wanted(&self) -> (bool, bool, bool) {
+        let Config { gradients, affine, .. } = self.config;
+        (gradients.x && !self.empty, gradients.gamma && affine.gamma, gradients.beta && affine.beta)
+    }
+
+    fn backward(&mut self) {
+        let (dx, dgamma, dbeta) = self.wanted();
+        if self.params.channel_count == 0 || !(dx || dgamma || dbeta) {
+            return;
+        }
+        let e = self.tensor_size;
+        let centered = dx || dgamma;
+        let parameters = Slots::default().with(dgamma, Slot::Dgamma).with(dbeta, Slot::Dbeta);
+        if self.empty {
+            self.zero_gradients(parameters);
+            return;
+        }
+        let inputs = Slots::of(&[Slot::Dy]).with(centered, Slot::X).with(centered, Slot::Saved);
+        let output =
+            Slots::default().with(dx, Slot::Dx).with(dx && self.config.affine.gamma, Slot::Gamma);
+        if self.fused {
+            let kernel = self.pick(Kernel::RowsBackward, Kernel::ColumnsBackward);
+            let slots = inputs.union(output).union(parameters);
+            let bytes = e * (1 + u64::from(centered) + 3 * u64::from(dx));
+            self.push(kernel, slots, self.across, bytes);
+            return;
+        }
+        self.scratch = self.gradient_scratch();
+        let partials = self.partials();
+        let kernel = self.pick(Kernel::RowsReduce, Kernel::ColumnsReduce);
+        let slots = inputs.with(true, Slot::Scratch);
+        self.push(kernel, slots, self.sweep_workgroups(), e * (1 + u64::from(centered)) + partials);
+        let slots = parameters.with(true, Slot::Scratch).with(dgamma, Slot::Saved);
+        self.push(Kernel::FinalizeGradients, slots, self.finalize_workgroups(), partials);
+        if dx {
+            let kernel = self.pick(Kernel::RowsGradient, Kernel::ColumnsGradient);
+            let slots = inputs.union(output).with(true, Slot::Scratch);
+            self.push(kernel, slots, self.sweep_workgroups(), 3 * e);
+        }
+    }
+
+    /// Two planes of partials, then the merged sums.
+    fn gradient_scratch(&self) -> u64 {
+        2 * (u64::from(self.params.plane) + u64::from(self.params.channel_count))
+    }
+
+    fn frozen_backward(&mut self) {
+        let (dx, dgamma, dbeta) = self.wanted();
+        if self.params.channel_count == 0 || !(dx || dgamma || dbeta) {
+            return;
+        }
+        let e = self.tensor_size;
+        let parameters = Slots::default().with(dgamma, Slot::Dgamma).with(dbeta, Slot::Dbeta);
+        if self.empty {
+            self.zero_gradients(parameters);
+            return;
+        }
+        let sums = dgamma || dbeta;
+        let slots = Slots::of(&[Slot::Dy])
+            .with(dgamma, Slot::X)
+            .with(dgamma, Slot::RunningMean)
+            .with(dx, Slot::RunningVar)
+            .with(dx, Slot::Dx)
+            .with(dx && self.config.affine.gamma, Slot::Gamma)
+            .with(sums, Slot::Scratch);
+        self.path = "one pass for dx and the partial sums, then a merge of the sums";
+        let bytes = e * (1 + u64::from(dgamma) + u64::from(dx));
+        let kernel = self.pick(Kernel::RowsFrozen, Kernel::ColumnsFrozen);
+        let partials = if sums { self.partials() } else { 0 };
+        self.push(kernel, slots, self.sweep_workgroups(), bytes + partials);
+        if sums {
+            self.scratch = self.gradient_scratch();
+            let slots = parameters.with(true, Slot::Scratch).with(dgamma, Slot::RunningVar);
+            self.push(Kernel::FinalizeGradients, slots, self.finalize_workgroups(), partials);
+        }
+    }
+
+    /// No value, no gradient: `dgamma = dbeta = 0`, by merging no partials at all.
+    fn zero_gradients(&mut self, parameters: Slots) {
+        if parameters != Slots::default() && !self.config.gradients.accumulate {
+            self.path = "an empty batch: the parameter gradients are zero";
+            self.push(Kernel::FinalizeGradients, parameters, self.finalize_workgroups(), 0);
+        }
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Why an operation cannot be planned.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A number in the config.
+    Config(ConfigError),
+    /// One value per channel, in training, under [`SingleValue::Error`].
+    SingleValue {
+        /// The geometry.
+        geometry: Geometry,
+    },
+    /// A slot larger than one storage binding of the device.
+    TooLarge {
+        /// The slot.
+        slot: Slot,
+        /// Bytes it needs.
+        size: u64,
+        /// Bytes a binding can have.
+        limit: u64,
+    },
+    /// More workgroups than the device can be given in two dimensions.
+    Grid {
+        /// Workgroups needed.
+        workgroup_count: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// A workgroup size that is no power of two, below 4 or over the limit.
+    Tuning {
+        /// The size asked for.
+        workgroup_size: u32,
+        /// The device's limit.
+        max: u32,
+    },
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::SingleValue { geometry } => write!(
+                f,
+                "training needs more than one value per channel, but [outer {}, channels {}, inner {}] \
+                 has one (set Config::single_value to SingleValue::Allow to get y = beta)",
+                geometry.outer(),
+                geometry.channels(),
+                geometry.inner()
+            ),
+            Self::TooLarge { slot, size, limit } => write!(
+                f,
+                "{slot} needs {size} bytes, more than the {limit} that the device can bind \
+                 (raise max_storage_buffer_binding_size in request_device where the adapter allows it)"
+            ),
+            Self::Grid { workgroup_count, max } => {
+                write!(f, "{workgroup_count} workgroups are needed, the device can be given {max}")
+            }
+            Self::Tuning { workgroup_size, max } => {
+                write!(f, "workgroup size {workgroup_size} must be a power of two from 4 to {max}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for PlanError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<ConfigError> for PlanError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}

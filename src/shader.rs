@@ -1,0 +1,297 @@
+//! THE table of `shaders/`: kernel → WGSL parts, slots and their access, overrides.
+//!
+//! The kernels name no binding themselves. The declarations and the accessor functions
+//! `load_SLOT`/`store_SLOT` are made here, from the one table, so a slot that a variant does not use
+//! costs no binding: it reads as its neutral value, and writes to it vanish. A test compares what
+//! naga finds in the result with this table.
+
+use std::fmt::Write;
+
+use crate::config::Memory;
+use crate::plan::{Kernel, Slot, Variant};
+
+/// How a dispatch uses a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reads it.
+    Read,
+    /// Writes it (and may read it).
+    Write,
+}
+
+/// One binding of group 0. Binding 0 is the uniform `Params`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Binding {
+    /// The slot.
+    pub slot: Slot,
+    /// Its number: the slot's place in [`Slot::ALL`], plus 1.
+    pub number: u32,
+    /// What the dispatch does with it.
+    pub access: Access,
+    /// Whether it is bound read-only.
+    pub read_only: bool,
+}
+
+use Access::{Read, Write as Writes};
+
+/// A kernel's row in the table: its own WGSL, the shared parts it is put in front of, and every
+/// slot it can use.
+struct Row {
+    source: &'static str,
+    parts: &'static [&'static str],
+    slots: &'static [(Slot, Access)],
+}
+
+macro_rules! wgsl {
+    ($path:literal) => {
+        include_str!(concat!("../shaders/", $path, ".wgsl"))
+    };
+}
+
+const PARAMS: &str = wgsl!("prelude/params");
+const VECTOR_4: &str = wgsl!("prelude/vector4");
+const VECTOR_1: &str = wgsl!("prelude/vector1");
+const MOMENTS: &str = wgsl!("lib/moments");
+const TREE_MOMENTS: &str = wgsl!("lib/tree_moments");
+const TREE_SUMS: &str = wgsl!("lib/tree_sums");
+const SETTLE: &str = wgsl!("lib/settle");
+const CENTER: &str = wgsl!("lib/center");
+const SLOPE: &str = wgsl!("lib/slope");
+const PARTIALS: &str = wgsl!("lib/partials");
+const ROWS: &str = wgsl!("lib/rows");
+const ROWS_STATISTICS: &str = wgsl!("lib/rows_statistics");
+const ROWS_NORMALIZE: &str = wgsl!("lib/rows_normalize");
+const ROWS_REDUCE: &str = wgsl!("lib/rows_reduce");
+const ROWS_GRADIENT: &str = wgsl!("lib/rows_gradient");
+const COLUMNS: &str = wgsl!("lib/columns");
+const COLUMNS_STATISTICS: &str = wgsl!("lib/columns_statistics");
+const COLUMNS_NORMALIZE: &str = wgsl!("lib/columns_normalize");
+const COLUMNS_REDUCE: &str = wgsl!("lib/columns_reduce");
+const COLUMNS_GRADIENT: &str = wgsl!("lib/columns_gradient");
+
+const STATISTICS: &[(Slot, Access)] = &[(Slot::X, Read), (Slot::Scratch, Writes)];
+const NORMALIZE: &[(Slot, Access)] = &[
+    (Slot::X, Read),
+    (Slot::Y, Writes),
+    (Slot::Gamma, Read),
+    (Slot::Beta, Read),
+    (Slot::Saved, Read),
+    (Slot::RunningMean, Read),
+    (Slot::RunningVar, Read),
+];
+const FORWARD: &[(Slot, Access)] = &[
+    (Slot::X, Read),
+    (Slot::Y, Writes),
+    (Slot::Gamma, Read),
+    (Slot::Beta, Read),
+    (Slot::Saved, Writes),
+    (Slot::RunningMean, Writes),
+    (Slot::RunningVar, Writes),
+    (Slot::Batches, Read),
+];
+const REDUCE: &[(Slot, Access)] =
+    &[(Slot::X, Read), (Slot::Dy, Read), (Slot::Saved, Read), (Slot::Scratch, Writes)];
+const GRADIENT: &[(Slot, Access)] = &[
+    (Slot::X, Read),
+    (Slot::Dy, Read),
+    (Slot::Dx, Writes),
+    (Slot::Gamma, Read),
+    (Slot::Saved, Read),
+    (Slot::Scratch, Read),
+];
+const BACKWARD: &[(Slot, Access)] = &[
+    (Slot::X, Read),
+    (Slot::Dy, Read),
+    (Slot::Dx, Writes),
+    (Slot::Gamma, Read),
+    (Slot::Dgamma, Writes),
+    (Slot::Dbeta, Writes),
+    (Slot::Saved, Read),
+];
+const FROZEN: &[(Slot, Access)] = &[
+    (Slot::X, Read),
+    (Slot::Dy, Read),
+    (Slot::Dx, Writes),
+    (Slot::Gamma, Read),
+    (Slot::RunningMean, Read),
+    (Slot::RunningVar, Read),
+    (Slot::Scratch, Writes),
+];
+
+fn row(kernel: Kernel) -> Row {
+    let row = |source, parts, slots| Row { source, parts, slots };
+    match kernel {
+        Kernel::CountBatch => row(wgsl!("count_batch"), &[], &[(Slot::Batches, Writes)]),
+        Kernel::RowsStatistics => row(
+            wgsl!("rows_statistics"),
+            &[MOMENTS, TREE_MOMENTS, ROWS, ROWS_STATISTICS],
+            STATISTICS,
+        ),
+        Kernel::ColumnsStatistics => row(
+            wgsl!("columns_statistics"),
+            &[CENTER, MOMENTS, COLUMNS, COLUMNS_STATISTICS],
+            STATISTICS,
+        ),
+        Kernel::FinalizeStatistics => row(
+            wgsl!("finalize_statistics"),
+            &[CENTER, MOMENTS, TREE_MOMENTS, PARTIALS, SETTLE],
+            &[
+                (Slot::X, Read),
+                (Slot::Saved, Writes),
+                (Slot::RunningMean, Writes),
+                (Slot::RunningVar, Writes),
+                (Slot::Batches, Read),
+                (Slot::Scratch, Read),
+            ],
+        ),
+        Kernel::RowsNormalize => {
+            row(wgsl!("rows_normalize"), &[CENTER, ROWS, ROWS_NORMALIZE], NORMALIZE)
+        }
+        Kernel::ColumnsNormalize => {
+            row(wgsl!("columns_normalize"), &[CENTER, COLUMNS, COLUMNS_NORMALIZE], NORMALIZE)
+        }
+        Kernel::RowsForward => row(
+            wgsl!("rows_forward"),
+            &[CENTER, MOMENTS, TREE_MOMENTS, SETTLE, ROWS, ROWS_STATISTICS, ROWS_NORMALIZE],
+            FORWARD,
+        ),
+        Kernel::ColumnsForward => row(
+            wgsl!("columns_forward"),
+            &[CENTER, MOMENTS, SETTLE, COLUMNS, COLUMNS_STATISTICS, COLUMNS_NORMALIZE],
+            FORWARD,
+        ),
+        Kernel::RowsReduce => {
+            row(wgsl!("rows_reduce"), &[CENTER, TREE_SUMS, ROWS, ROWS_REDUCE], REDUCE)
+        }
+        Kernel::ColumnsReduce => {
+            row(wgsl!("columns_reduce"), &[CENTER, COLUMNS, COLUMNS_REDUCE], REDUCE)
+        }
+        Kernel::FinalizeGradients => row(
+            wgsl!("finalize_gradients"),
+            &[CENTER, SLOPE, TREE_SUMS, PARTIALS],
+            &[
+                (Slot::Dgamma, Writes),
+                (Slot::Dbeta, Writes),
+                (Slot::Saved, Read),
+                (Slot::RunningVar, Read),
+                (Slot::Scratch, Writes),
+            ],
+        ),
+        Kernel::RowsGradient => {
+            row(wgsl!("rows_gradient"), &[CENTER, SLOPE, ROWS, ROWS_GRADIENT], GRADIENT)
+        }
+        Kernel::ColumnsGradient => {
+            row(wgsl!("columns_gradient"), &[CENTER, SLOPE, COLUMNS, COLUMNS_GRADIENT], GRADIENT)
+        }
+        Kernel::RowsBackward => row(
+            wgsl!("rows_backward"),
+            &[CENTER, SLOPE, TREE_SUMS, ROWS, ROWS_REDUCE, ROWS_GRADIENT],
+            BACKWARD,
+        ),
+        Kernel::ColumnsBackward => row(
+            wgsl!("columns_backward"),
+            &[CENTER, SLOPE, COLUMNS, COLUMNS_REDUCE, COLUMNS_GRADIENT],
+            BACKWARD,
+        ),
+        Kernel::RowsFrozen => row(wgsl!("rows_frozen"), &[CENTER, TREE_SUMS, ROWS], FROZEN),
+        Kernel::ColumnsFrozen => row(wgsl!("columns_frozen"), &[CENTER, COLUMNS], FROZEN),
+    }
+}
+
+/// The name of every kernel's entry point.
+pub const ENTRY_POINT: &str = "main";
+
+/// In place, outputs are the memory of these inputs.
+fn home(slot: Slot, memory: Memory) -> Slot {
+    match (slot, memory) {
+        (Slot::Y, Memory::InPlace) => Slot::X,
+        (Slot::Dx, Memory::InPlace) => Slot::Dy,
+        _ => slot,
+    }
+}
+
+/// The storage bindings of a variant, in order.
+pub fn bindings(variant: &Variant) -> Vec<Binding> {
+    let mut bindings: Vec<Binding> = Vec::new();
+    for &(slot, access) in row(variant.kernel).slots {
+        if !variant.slots.contains(slot) {
+            continue;
+        }
+        let slot = home(slot, variant.memory);
+        let read_only = access == Read && variant.memory != Memory::Arena;
+        match bindings.iter_mut().find(|b| b.slot == slot) {
+            Some(binding) => (binding.access, binding.read_only) = (access, read_only),
+            None => bindings.push(Binding { slot, number: slot as u32 + 1, access, read_only }),
+        }
+    }
+    bindings
+}
+
+/// The value of a slot that is not bound.
+fn neutral(slot: Slot) -> &'static str {
+    match slot {
+        Slot::Gamma => "1.0",
+        Slot::Batches => "1u",
+        _ => "0.0",
+    }
+}
+
+/// What one load of a slot gives, in WGSL. `V` is a vector of the variant's width.
+fn value_type(slot: Slot) -> &'static str {
+    match slot {
+        slot if slot.is_tensor() => "V",
+        Slot::Batches => "u32",
+        _ => "f32",
+    }
+}
+
+/// The complete WGSL of a variant. Its overrides are [`constants`].
+pub fn source(variant: &Variant) -> String {
+    let row = row(variant.kernel);
+    let mut text = String::from(PARAMS);
+    text.push_str(if variant.vector == 4 { VECTOR_4 } else { VECTOR_1 });
+    for binding in bindings(variant) {
+        let mode = if binding.read_only { "read" } else { "read_write" };
+        let _ = writeln!(
+            text,
+            "@group(0) @binding({}) var<storage, {mode}> {}: array<{}>;",
+            binding.number,
+            binding.slot,
+            value_type(binding.slot)
+        );
+    }
+    for slot in Slot::ALL {
+        let access = row.slots.iter().find(|(s, _)| *s == slot).map(|(_, access)| *access);
+        let bound = access.is_some() && variant.slots.contains(slot);
+        let memory = home(slot, variant.memory);
+        let value = value_type(slot);
+        let _ = writeln!(text, "const HAS_{}: bool = {bound};", slot.name().to_uppercase());
+        let read = match bound {
+            true => format!("{memory}[i]"),
+            false => format!("{value}({})", neutral(slot)),
+        };
+        let _ = writeln!(text, "fn load_{slot}(i: u32) -> {value} {{ return {read}; }}");
+        let write = if bound && access == Some(Writes) {
+            format!("{memory}[i] = v;")
+        } else {
+            String::new()
+        };
+        let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
+    }
+    for part in row.parts {
+        text.push_str(part);
+    }
+    text.push_str(row.source);
+    text
+}
+
+/// The overrides of a variant, by name.
+pub fn constants(variant: &Variant) -> [(&'static str, f64); 5] {
+    [
+        ("LANES", f64::from(variant.workgroup_size)),
+        ("GROUP", f64::from(variant.group_size)),
+        ("ACCUMULATE", f64::from(u8::from(variant.accumulate))),
+        ("CUMULATIVE", f64::from(u8::from(variant.cumulative))),
+        ("KEEP_NON_FINITE", f64::from(u8::from(variant.keep_non_finite))),
+    ]
+}
