@@ -66,9 +66,13 @@ macro_rules! buffers {
             type Buffers<'a> = $name<'a>;
         }
 
-        impl<'a> SlotList<'a> for $name<'a> {
+        impl<'a> SlotBuffers<'a> for $name<'a> {
             fn slots(&self) -> Vec<(Slot, &SlotMemory<'a>)> {
                 vec![$((Slot::$slot, &self.$field),)*]
+            }
+
+            fn from_slots(memory: &dyn Fn(Slot) -> SlotMemory<'a>) -> Self {
+                Self { $($field: memory(Slot::$slot),)* }
             }
         }
     };
@@ -77,13 +81,16 @@ macro_rules! buffers {
 /// An operation that can be bound to memory.
 pub trait Bind: Operation {
     /// Its slots.
-    type Buffers<'a>: SlotList<'a>;
+    type Buffers<'a>: SlotBuffers<'a>;
 }
 
-/// The slots of an operation by name.
-#[doc(hidden)]
-pub trait SlotList<'a> {
+/// An operation's slots by name, for code that is generic over operations.
+pub trait SlotBuffers<'a>: Sized {
+    /// Every slot and its memory.
     fn slots(&self) -> Vec<(Slot, &SlotMemory<'a>)>;
+
+    /// The slots filled with what `memory` gives for each.
+    fn from_slots(memory: &dyn Fn(Slot) -> SlotMemory<'a>) -> Self;
 }
 
 buffers! {

@@ -6,14 +6,18 @@ mod bind;
 mod caps;
 mod config;
 mod geometry;
+#[cfg(feature = "host")]
+mod host;
 mod kernels;
 mod plan;
+#[cfg(feature = "reference")]
+pub mod reference;
 pub mod shader;
 mod tuning;
 
 pub use bind::{
-    BackwardBuffers, Bind, BindError, Bound, FrozenBackwardBuffers, InferBuffers, SlotMemory,
-    TrainBuffers,
+    BackwardBuffers, Bind, BindError, Bound, FrozenBackwardBuffers, InferBuffers, SlotBuffers,
+    SlotMemory, TrainBuffers,
 };
 pub use caps::{Caps, Class};
 pub use config::{
@@ -21,6 +25,10 @@ pub use config::{
     SingleValue, Update,
 };
 pub use geometry::{ChannelAxis, Geometry, GeometryError};
+#[cfg(feature = "host")]
+pub use host::{
+    BackwardOutput, Gpu, HostError, Parameters, RunningStatistics, SavedStatistics, TrainOutput,
+};
 pub use kernels::{KernelOptions, Kernels, PrepareError, Prepared};
 pub use plan::{
     Backward, FrozenBackward, Infer, Kernel, Operation, Params, Plan, PlanError, Slot, Slots,

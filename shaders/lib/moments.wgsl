@@ -36,10 +36,11 @@ fn accumulator() -> Accumulator {
     return Accumulator(0.0, V(0.0), V(0.0), V(0.0));
 }
 
-fn add_batch(a: Accumulator, size: f32, mean: V, variance: V) -> Accumulator {
+// `rest` is what rounding left in `mean`; it is NaN where the mean is infinite.
+fn add_batch(a: Accumulator, size: f32, mean: V, rest: V, variance: V) -> Accumulator {
     let count = a.count + size;
     let w = size / count;
-    let delta = mean - a.mean;
+    let delta = (mean - a.mean) + rest;
     return Accumulator(
         count,
         a.mean + delta * w,
@@ -54,14 +55,13 @@ fn add_four(a: Accumulator, d0: V, d1: V, d2: V, d3: V) -> Accumulator {
     let e1 = d1 - m;
     let e2 = d2 - m;
     let e3 = d3 - m;
-    // What rounding left in the mean.
     let t = ((e0 + e1) + (e2 + e3)) * 0.25;
     let v = ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)) * 0.25 - t * t;
-    return add_batch(a, 4.0, m + t, v);
+    return add_batch(a, 4.0, m, t, v);
 }
 
 fn add_one(a: Accumulator, d: V) -> Accumulator {
-    return add_batch(a, 1.0, d, V(0.0));
+    return add_batch(a, 1.0, d, V(0.0), V(0.0));
 }
 
 // The moments of one component.

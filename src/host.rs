@@ -1,0 +1,798 @@
+//! The host form: `ndarray` in, `ndarray` out, on a device found or given. Every operation is async
+//! with a blocking twin. Convenient, not fast: each call uploads and reads back. A pipeline that
+//! keeps its tensors on the GPU uses the embedding form.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_intrusive::channel::shared::{Sender, channel};
+use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, CowArray, IxDyn};
+
+use crate::bind::{Bind, BindError, SlotBuffers};
+use crate::caps::Caps;
+use crate::config::{Affine, Config, Gradients, Memory, Update};
+use crate::geometry::{ChannelAxis, Geometry, GeometryError};
+use crate::kernels::{Kernels, PrepareError, Scopes};
+use crate::plan::{Backward, FrozenBackward, Infer, Plan, PlanError, Slot, Train};
+
+/// A device with its queue and kernels.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    kernels: Kernels,
+    timeout: Duration,
+}
+
+/// Parameters `[C]`; an absent one is 1 (gamma) or 0 (beta). Presence decides: the
+/// [`affine`](Config::affine) of a config is not looked at by the host form.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parameters<'a> {
+    /// Scale.
+    pub gamma: Option<ArrayView1<'a, f32>>,
+    /// Shift.
+    pub beta: Option<ArrayView1<'a, f32>>,
+}
+
+/// Running statistics `[C]`, and how many batches went into them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunningStatistics {
+    /// Running mean.
+    pub mean: Array1<f32>,
+    /// Running variance, by the convention of the config that updates it.
+    pub var: Array1<f32>,
+    /// Batches seen.
+    pub batches: u32,
+}
+
+impl RunningStatistics {
+    /// Mean 0, variance 1, no batches: where every framework starts.
+    pub fn new(channels: usize) -> Self {
+        Self { mean: Array1::zeros(channels), var: Array1::ones(channels), batches: 0 }
+    }
+
+    /// Checks that every value can be normalized with.
+    ///
+    /// # Errors
+    /// [`HostError::RunningVariance`] for a variance that is negative or not finite,
+    /// [`HostError::Length`] for a length other than `channels`.
+    pub fn validate(&self, channels: usize) -> Result<(), HostError> {
+        check_length(Slot::RunningMean, self.mean.len(), channels)?;
+        check_length(Slot::RunningVar, self.var.len(), channels)?;
+        match self.var.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
+            Some(channel) => Err(HostError::RunningVariance { channel, value: self.var[channel] }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a training forward saves for the backward, `[C]` each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedStatistics {
+    /// Batch mean.
+    pub mean: Array1<f32>,
+    /// What rounding the mean to f32 left: the mean is `mean + rest`.
+    pub rest: Array1<f32>,
+    /// `1/√(σ²+ε)`.
+    pub inv_std: Array1<f32>,
+}
+
+/// What a training forward gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainOutput {
+    /// Output, shaped as `x`.
+    pub y: ArrayD<f32>,
+    /// Statistics for the backward.
+    pub saved: SavedStatistics,
+}
+
+/// What a backward gives: what its config asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackwardOutput {
+    /// Gradient of the input, shaped as `x`.
+    pub dx: Option<ArrayD<f32>>,
+    /// Gradient of gamma `[C]`.
+    pub dgamma: Option<Array1<f32>>,
+    /// Gradient of beta `[C]`.
+    pub dbeta: Option<Array1<f32>>,
+}
+
+/// Where a slot's content comes from; all other slots start at zero.
+pub(crate) enum Source<'a> {
+    Floats(&'a [f32]),
+    Count(u32),
+    Buffer(&'a wgpu::Buffer),
+}
+
+impl Gpu {
+    /// Finds an adapter and opens a device with WebGPU's default limits, and larger bindings where
+    /// the adapter allows them.
+    ///
+    /// `WGPU_BACKEND` (`vulkan`, `metal`, `dx12`, `gl`, comma-separated) restricts the backends and
+    /// `WGPU_ADAPTER_NAME` (part of a name) the adapters. Otherwise a discrete GPU is preferred to
+    /// an integrated one, and any GPU to a software adapter.
+    ///
+    /// # Errors
+    /// [`HostError::NoAdapter`] says what was looked for, what was found and what to install;
+    /// [`HostError::RequestDevice`] when the adapter refuses the limits.
+    pub async fn new() -> Result<Self, HostError> {
+        let (adapters, looked_for) = candidates().await;
+        let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default().to_lowercase();
+        let found: Vec<String> =
+            adapters.iter().map(|adapter| describe(&adapter.get_info())).collect();
+        let usable = |adapter: &&wgpu::Adapter| {
+            adapter.get_info().name.to_lowercase().contains(&wanted)
+                && adapter.limits().max_compute_workgroup_size_x > 0
+        };
+        let adapter = adapters
+            .iter()
+            .filter(usable)
+            .max_by_key(|adapter| preference(&adapter.get_info()))
+            .ok_or(HostError::NoAdapter { looked_for, found })?;
+        Self::from_adapter(adapter).await
+    }
+
+    /// [`new`](Self::new), blocking.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn new_blocking() -> Result<Self, HostError> {
+        pollster::block_on(Self::new())
+    }
+
+    /// Opens a device on `adapter`, as [`new`](Self::new) does.
+    ///
+    /// # Errors
+    /// [`HostError::RequestDevice`] when the adapter refuses.
+    pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self, HostError> {
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("batchnorm"),
+            required_features: Kernels::wanted_features() & adapter.features(),
+            required_limits: wgpu::Limits {
+                max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+                max_buffer_size: limits.max_buffer_size,
+                ..Kernels::required_limits()
+            },
+            ..Default::default()
+        };
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| {
+            HostError::RequestDevice {
+                adapter: describe(&adapter.get_info()),
+                message: error.to_string(),
+            }
+        })?;
+        Ok(Self::from_device(device, queue))
+    }
+
+    /// Uses a device and queue that you have.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let kernels = Kernels::new(&device);
+        Self { device, queue, kernels, timeout: Duration::from_secs(120) }
+    }
+
+    /// Gives up waiting for the device after `timeout` (two minutes by default).
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Every adapter that the enabled backends (and `WGPU_BACKEND`) offer.
+    pub async fn adapters() -> Vec<wgpu::Adapter> {
+        candidates().await.0
+    }
+
+    /// [`adapters`](Self::adapters), blocking.
+    pub fn adapters_blocking() -> Vec<wgpu::Adapter> {
+        pollster::block_on(Self::adapters())
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// The kernels, for embedding on the same device.
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// What the device can do.
+    pub fn caps(&self) -> &Caps {
+        self.kernels.caps()
+    }
+
+    /// The adapter in words: name, backend, kind and driver.
+    pub fn describe(&self) -> String {
+        describe(&self.device.adapter_info())
+    }
+
+    /// Training forward: `y = (x−μ)/√(σ²+ε)·γ + β` with the batch's statistics. `running` moves by
+    /// the config's convention; on an error it keeps its values.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, config or length, or a device that fails.
+    pub async fn forward_train(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        axis: ChannelAxis,
+        parameters: Parameters<'_>,
+        running: &mut RunningStatistics,
+        config: &Config,
+    ) -> Result<TrainOutput, HostError> {
+        let (geometry, config) = prepare(&x, axis, parameters.affine(), config)?;
+        let channels = geometry.channels() as usize;
+        check_length(Slot::RunningMean, running.mean.len(), channels)?;
+        check_length(Slot::RunningVar, running.var.len(), channels)?;
+        let plan = Plan::<Train>::new(geometry, &config, self.caps())?;
+        let shape = x.shape().to_vec();
+        let updates = config.update != Update::None && !geometry.is_empty();
+        let outputs: &[Slot] = if updates {
+            &[Slot::Y, Slot::Saved, Slot::RunningMean, Slot::RunningVar]
+        } else {
+            &[Slot::Y, Slot::Saved]
+        };
+        let values = {
+            let arrays = parameters.arrays([
+                (Slot::X, x.reborrow()),
+                (Slot::RunningMean, running.mean.view().into_dyn()),
+                (Slot::RunningVar, running.var.view().into_dyn()),
+            ]);
+            let mut inputs = arrays.inputs(channels)?;
+            inputs.push((Slot::Batches, Source::Count(running.batches)));
+            self.run(plan, &inputs, outputs).await?
+        };
+        let mut values = values.into_iter();
+        let mut next = || values.next().unwrap_or_default();
+        let y = shaped(&shape, next())?;
+        let saved = SavedStatistics::from_values(next(), channels);
+        if updates {
+            *running = RunningStatistics {
+                mean: next().into(),
+                var: next().into(),
+                batches: running.batches.wrapping_add(1),
+            };
+        }
+        Ok(TrainOutput { y, saved })
+    }
+
+    /// Inference: `y = (x−running_mean)/√(running_var+ε)·γ + β`.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, config, length or running variance, or a device that fails.
+    pub async fn forward_infer(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        axis: ChannelAxis,
+        parameters: Parameters<'_>,
+        running: &RunningStatistics,
+        config: &Config,
+    ) -> Result<ArrayD<f32>, HostError> {
+        let (geometry, config) = prepare(&x, axis, parameters.affine(), config)?;
+        let channels = geometry.channels() as usize;
+        running.validate(channels)?;
+        let plan = Plan::<Infer>::new(geometry, &config, self.caps())?;
+        let shape = x.shape().to_vec();
+        let arrays = parameters.arrays([
+            (Slot::X, x.reborrow()),
+            (Slot::RunningMean, running.mean.view().into_dyn()),
+            (Slot::RunningVar, running.var.view().into_dyn()),
+        ]);
+        let mut values = self.run(plan, &arrays.inputs(channels)?, &[Slot::Y]).await?;
+        shaped(&shape, values.pop().unwrap_or_default())
+    }
+
+    /// Backward of [`forward_train`](Self::forward_train), with what it saved. Gradients by the
+    /// config's mask (`dgamma` only where there is a gamma); `accumulate` has no meaning here.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, config or length, or a device that fails.
+    pub async fn backward(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        dy: ArrayViewD<'_, f32>,
+        axis: ChannelAxis,
+        gamma: Option<ArrayView1<'_, f32>>,
+        saved: &SavedStatistics,
+        config: &Config,
+    ) -> Result<BackwardOutput, HostError> {
+        let affine = Affine { gamma: gamma.is_some(), beta: true };
+        let (geometry, config) = prepare(&x, axis, affine, config)?;
+        let channels = geometry.channels() as usize;
+        for values in [&saved.mean, &saved.rest, &saved.inv_std] {
+            check_length(Slot::Saved, values.len(), channels)?;
+        }
+        check_shapes(&x, &dy)?;
+        let plan = Plan::<Backward>::new(geometry, &config, self.caps())?;
+        let shape = x.shape().to_vec();
+        let saved = saved.to_values();
+        let arrays =
+            Parameters { gamma, beta: None }.arrays([(Slot::X, x.reborrow()), (Slot::Dy, dy)]);
+        let mut inputs = arrays.inputs(channels)?;
+        inputs.push((Slot::Saved, Source::Floats(&saved)));
+        self.gradients(plan, &inputs, &shape).await
+    }
+
+    /// Backward of [`forward_infer`](Self::forward_infer): the statistics are constants. Gradients
+    /// by the config's mask (`dgamma` only where there is a gamma); `accumulate` has no meaning
+    /// here.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, config, length or running variance, or a device that fails.
+    pub async fn frozen_backward(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        dy: ArrayViewD<'_, f32>,
+        axis: ChannelAxis,
+        gamma: Option<ArrayView1<'_, f32>>,
+        running: &RunningStatistics,
+        config: &Config,
+    ) -> Result<BackwardOutput, HostError> {
+        let affine = Affine { gamma: gamma.is_some(), beta: true };
+        let (geometry, config) = prepare(&x, axis, affine, config)?;
+        let channels = geometry.channels() as usize;
+        running.validate(channels)?;
+        check_shapes(&x, &dy)?;
+        let plan = Plan::<FrozenBackward>::new(geometry, &config, self.caps())?;
+        let shape = x.shape().to_vec();
+        let arrays = Parameters { gamma, beta: None }.arrays([
+            (Slot::X, x.reborrow()),
+            (Slot::Dy, dy.reborrow()),
+            (Slot::RunningMean, running.mean.view().into_dyn()),
+            (Slot::RunningVar, running.var.view().into_dyn()),
+        ]);
+        self.gradients(plan, &arrays.inputs(channels)?, &shape).await
+    }
+
+    /// Runs a backward and hands out what its config asked for.
+    async fn gradients<O: Bind>(
+        &self,
+        plan: Plan<O>,
+        inputs: &[(Slot, Source<'_>)],
+        shape: &[usize],
+    ) -> Result<BackwardOutput, HostError> {
+        let Config { gradients, affine, .. } = *plan.config();
+        let (gamma, beta) = (gradients.gamma && affine.gamma, gradients.beta && affine.beta);
+        let asked = [(gradients.x, Slot::Dx), (gamma, Slot::Dgamma), (beta, Slot::Dbeta)];
+        let outputs: Vec<Slot> =
+            asked.iter().filter(|(asked, _)| *asked).map(|(_, slot)| *slot).collect();
+        let mut values = self.run(plan, inputs, &outputs).await?.into_iter();
+        let mut next = |asked: bool| asked.then(|| values.next().unwrap_or_default());
+        Ok(BackwardOutput {
+            dx: next(gradients.x).map(|values| shaped(shape, values)).transpose()?,
+            dgamma: next(gamma).map(Array1::from),
+            dbeta: next(beta).map(Array1::from),
+        })
+    }
+
+    /// Runs a plan on memory made for it: slots named in `inputs` hold those values, all others
+    /// zeros. Gives the contents of `outputs`; zeros for those that an empty tensor leaves out.
+    pub(crate) async fn run<O: Bind>(
+        &self,
+        plan: Plan<O>,
+        inputs: &[(Slot, Source<'_>)],
+        outputs: &[Slot],
+    ) -> Result<Vec<Vec<f32>>, HostError> {
+        let sizes: Vec<u64> = outputs.iter().map(|&slot| plan.slot_size(slot)).collect();
+        let prepared = self.kernels.prepare(plan)?;
+        let scopes = Scopes::push(&self.device);
+        let mut memory: Vec<(Slot, wgpu::Buffer)> = Vec::new();
+        let mut made = Ok(());
+        for (slot, size) in prepared.plan().slots() {
+            let source = inputs.iter().find(|(s, _)| *s == slot).map(|(_, source)| source);
+            match self.buffer(slot, size, source) {
+                Ok(buffer) => memory.push((slot, buffer)),
+                Err(error) => made = made.and(Err(error)),
+            }
+        }
+        if let Some(message) = scopes.pop() {
+            return Err(HostError::Device { message });
+        }
+        made?;
+        let find = |slot| memory.iter().find(|(s, _)| *s == slot).map(|(_, buffer)| buffer);
+        let bound = prepared.bind(&O::Buffers::from_slots(&|slot| find(slot).into()))?;
+        let mut encoder =
+            self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        bound.encode_into(&mut encoder);
+        let pieces: Vec<(Option<&wgpu::Buffer>, u64)> =
+            outputs.iter().map(|&slot| find(slot)).zip(sizes).collect();
+        self.read(encoder, &pieces).await
+    }
+
+    fn buffer(
+        &self,
+        slot: Slot,
+        size: u64,
+        source: Option<&Source<'_>>,
+    ) -> Result<wgpu::Buffer, HostError> {
+        let count;
+        let bytes: &[u8] = match source {
+            Some(Source::Buffer(buffer)) => return Ok((*buffer).clone()),
+            Some(Source::Floats(values)) => bytemuck::cast_slice(values),
+            Some(Source::Count(value)) => {
+                count = *value;
+                bytemuck::bytes_of(&count)
+            }
+            None => &[],
+        };
+        self.upload(slot.name(), size, bytes)
+    }
+
+    /// A storage buffer that starts with `bytes`, the rest zero.
+    pub(crate) fn upload(
+        &self,
+        label: &str,
+        size: u64,
+        bytes: &[u8],
+    ) -> Result<wgpu::Buffer, HostError> {
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: !bytes.is_empty(),
+        });
+        if !bytes.is_empty() {
+            let mut view = buffer
+                .get_mapped_range_mut(..bytes.len() as u64)
+                .map_err(|error| HostError::Device { message: error.to_string() })?;
+            view.copy_from_slice(bytes);
+            drop(view);
+            buffer.unmap();
+        }
+        Ok(buffer)
+    }
+
+    /// Submits the encoder and reads the first bytes of buffers back, in bounded time.
+    pub(crate) async fn read(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        pieces: &[(Option<&wgpu::Buffer>, u64)],
+    ) -> Result<Vec<Vec<f32>>, HostError> {
+        let total: u64 = pieces.iter().filter(|p| p.0.is_some()).map(|(_, size)| size).sum();
+        if total == 0 {
+            self.queue.submit([encoder.finish()]);
+            return Ok(pieces.iter().map(|(_, size)| vec![0.0; (size / 4) as usize]).collect());
+        }
+        let scopes = Scopes::push(&self.device);
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("batchnorm::read_back"),
+            size: total,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut offset = 0;
+        for (buffer, size) in pieces {
+            if let Some(buffer) = buffer {
+                encoder.copy_buffer_to_buffer(buffer, 0, &staging, offset, *size);
+                offset += size;
+            }
+        }
+        let submission = self.queue.submit([encoder.finish()]);
+        if let Some(message) = scopes.pop() {
+            return Err(HostError::Device { message });
+        }
+        // The answer of the mapping, or of a wait that gave up; room for both.
+        let (sender, receiver) = channel(2);
+        let mapped = sender.clone();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            let _ = mapped.try_send(result.map_err(|error| error.to_string()));
+        });
+        self.drive(submission, sender)?;
+        match receiver.receive().await {
+            Some(Ok(())) => {}
+            Some(Err(message)) => return Err(HostError::ReadBack { message }),
+            None => {
+                return Err(HostError::ReadBack { message: "the device gave no answer".into() });
+            }
+        }
+        let view = staging
+            .get_mapped_range(..)
+            .map_err(|error| HostError::ReadBack { message: error.to_string() })?;
+        let mut offset = 0;
+        let take = |(buffer, size): &(Option<&wgpu::Buffer>, u64)| {
+            let size = *size as usize;
+            if buffer.is_none() {
+                return vec![0.0; size / 4];
+            }
+            let values = bytemuck::pod_collect_to_vec(&view[offset..offset + size]);
+            offset += size;
+            values
+        };
+        Ok(pieces.iter().map(take).collect())
+    }
+
+    /// Waits for the submission on a thread of its own, so that no executor is blocked; a browser
+    /// drives itself.
+    fn drive(
+        &self,
+        submission: wgpu::SubmissionIndex,
+        sender: Sender<Result<(), String>>,
+    ) -> Result<(), HostError> {
+        if cfg!(target_family = "wasm") {
+            return Ok(());
+        }
+        let (device, timeout) = (self.device.clone(), self.timeout);
+        let wait =
+            wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
+        let poll = move || {
+            if let Err(error) = device.poll(wait) {
+                let _ = sender.try_send(Err(format!("{error} (waited up to {timeout:?})")));
+            }
+        };
+        std::thread::Builder::new()
+            .name("batchnorm::wait".into())
+            .spawn(poll)
+            .map(drop)
+            .map_err(|error| HostError::ReadBack { message: error.to_string() })
+    }
+}
+
+macro_rules! blocking {
+    ($($(#[$doc:meta])* $twin:ident($($name:ident: $ty:ty),*) -> $out:ty = $of:ident;)*) => {
+        impl Gpu {
+            $($(#[$doc])*
+            ///
+            /// # Errors
+            /// As its async twin.
+            pub fn $twin(&self, $($name: $ty),*) -> Result<$out, HostError> {
+                pollster::block_on(self.$of($($name),*))
+            })*
+        }
+    };
+}
+
+blocking! {
+    /// [`forward_train`](Self::forward_train), blocking.
+    forward_train_blocking(
+        x: ArrayViewD<'_, f32>, axis: ChannelAxis, parameters: Parameters<'_>,
+        running: &mut RunningStatistics, config: &Config
+    ) -> TrainOutput = forward_train;
+    /// [`forward_infer`](Self::forward_infer), blocking.
+    forward_infer_blocking(
+        x: ArrayViewD<'_, f32>, axis: ChannelAxis, parameters: Parameters<'_>,
+        running: &RunningStatistics, config: &Config
+    ) -> ArrayD<f32> = forward_infer;
+    /// [`backward`](Self::backward), blocking.
+    backward_blocking(
+        x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
+        gamma: Option<ArrayView1<'_, f32>>, saved: &SavedStatistics, config: &Config
+    ) -> BackwardOutput = backward;
+    /// [`frozen_backward`](Self::frozen_backward), blocking.
+    frozen_backward_blocking(
+        x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
+        gamma: Option<ArrayView1<'_, f32>>, running: &RunningStatistics, config: &Config
+    ) -> BackwardOutput = frozen_backward;
+}
+
+impl<'a> Parameters<'a> {
+    fn affine(&self) -> Affine {
+        Affine { gamma: self.gamma.is_some(), beta: self.beta.is_some() }
+    }
+
+    /// The parameters and other arrays, in row-major memory.
+    fn arrays<'s, const N: usize>(self, others: [(Slot, ArrayViewD<'s, f32>); N]) -> Arrays<'s>
+    where
+        'a: 's,
+    {
+        let gamma = self.gamma.map(|gamma| (Slot::Gamma, gamma.reborrow().into_dyn()));
+        let beta = self.beta.map(|beta| (Slot::Beta, beta.reborrow().into_dyn()));
+        let all = gamma.into_iter().chain(beta).chain(others);
+        Arrays(all.map(|(slot, array)| (slot, standard(array))).collect())
+    }
+}
+
+/// Arrays on their way to the device, in row-major memory.
+struct Arrays<'a>(Vec<(Slot, CowArray<'a, f32, IxDyn>)>);
+
+impl Arrays<'_> {
+    fn inputs(&self, channels: usize) -> Result<Vec<(Slot, Source<'_>)>, HostError> {
+        let mut inputs = Vec::with_capacity(self.0.len() + 1);
+        for (slot, array) in &self.0 {
+            if !slot.is_tensor() {
+                check_length(*slot, array.len(), channels)?;
+            }
+            let values = array.as_slice().expect("bug: the arrays are in standard layout");
+            inputs.push((*slot, Source::Floats(values)));
+        }
+        Ok(inputs)
+    }
+}
+
+fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
+    if array.is_standard_layout() {
+        CowArray::from(array)
+    } else {
+        CowArray::from(array.as_standard_layout().into_owned())
+    }
+}
+
+impl SavedStatistics {
+    fn from_values(values: Vec<f32>, channels: usize) -> Self {
+        let part = |i: usize| Array1::from(values[i * channels..(i + 1) * channels].to_vec());
+        Self { mean: part(0), rest: part(1), inv_std: part(2) }
+    }
+
+    fn to_values(&self) -> Vec<f32> {
+        self.mean.iter().chain(&self.rest).chain(&self.inv_std).copied().collect()
+    }
+}
+
+/// The geometry of `x`, and the config as the host form uses it.
+fn prepare(
+    x: &ArrayViewD<'_, f32>,
+    axis: ChannelAxis,
+    affine: Affine,
+    config: &Config,
+) -> Result<(Geometry, Config), HostError> {
+    let geometry = Geometry::new(x.shape(), axis)?;
+    let gradients = Gradients { accumulate: false, ..config.gradients };
+    Ok((geometry, Config { affine, gradients, memory: Memory::Separate, ..config.clone() }))
+}
+
+fn shaped(shape: &[usize], values: Vec<f32>) -> Result<ArrayD<f32>, HostError> {
+    ArrayD::from_shape_vec(shape, values)
+        .map_err(|error| HostError::ReadBack { message: error.to_string() })
+}
+
+fn check_shapes(x: &ArrayViewD<'_, f32>, dy: &ArrayViewD<'_, f32>) -> Result<(), HostError> {
+    if x.shape() == dy.shape() {
+        Ok(())
+    } else {
+        Err(HostError::Shape { x: x.shape().to_vec(), dy: dy.shape().to_vec() })
+    }
+}
+
+pub(crate) fn check_length(slot: Slot, length: usize, channels: usize) -> Result<(), HostError> {
+    if length == channels { Ok(()) } else { Err(HostError::Length { slot, length, channels }) }
+}
+
+/// All adapters of the backends that are compiled in and wanted, and what was looked for in words.
+async fn candidates() -> (Vec<wgpu::Adapter>, String) {
+    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    let backends = descriptor.backends & wgpu::Instance::enabled_backend_features();
+    let mut looked_for = format!("backends {backends:?}");
+    for name in ["WGPU_BACKEND", "WGPU_ADAPTER_NAME"] {
+        if let Ok(value) = std::env::var(name) {
+            looked_for += &format!(", {name}={value}");
+        }
+    }
+    let adapters = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
+    (adapters, looked_for)
+}
+
+fn describe(info: &wgpu::AdapterInfo) -> String {
+    let driver = [info.driver.as_str(), info.driver_info.as_str()].join(" ");
+    let driver = driver.trim();
+    let comma = if driver.is_empty() { "" } else { ", " };
+    format!("{} ({:?}, {:?}{comma}{driver})", info.name, info.backend, info.device_type)
+}
+
+/// Larger is better: real GPUs before software, native interfaces before GL.
+fn preference(info: &wgpu::AdapterInfo) -> (u8, bool) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 4,
+        wgpu::DeviceType::IntegratedGpu => 3,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 1,
+        wgpu::DeviceType::Cpu => 0,
+    };
+    (kind, info.backend != wgpu::Backend::Gl)
+}
+
+/// Why a host operation failed. Nothing was changed then.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum HostError {
+    /// There is no adapter to use.
+    NoAdapter {
+        /// Backends and environment variables.
+        looked_for: String,
+        /// Adapters that exist but do not match or cannot compute.
+        found: Vec<String>,
+    },
+    /// The adapter refuses a device with the limits that the kernels need.
+    RequestDevice {
+        /// The adapter.
+        adapter: String,
+        /// What wgpu says.
+        message: String,
+    },
+    /// A bad shape or axis.
+    Geometry(GeometryError),
+    /// The operation cannot be planned.
+    Plan(PlanError),
+    /// The device refuses the kernels.
+    Prepare(PrepareError),
+    /// The device refuses the memory.
+    Bind(BindError),
+    /// A per-channel array of the wrong length.
+    Length {
+        /// Which.
+        slot: Slot,
+        /// Its length.
+        length: usize,
+        /// The number of channels.
+        channels: usize,
+    },
+    /// `dy` is not shaped as `x`.
+    Shape {
+        /// Shape of `x`.
+        x: Vec<usize>,
+        /// Shape of `dy`.
+        dy: Vec<usize>,
+    },
+    /// A running variance that is negative or not finite.
+    RunningVariance {
+        /// Its channel.
+        channel: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// A backward without the forward it belongs to.
+    NoForward,
+    /// The device cannot create memory, or is lost.
+    Device {
+        /// What wgpu says.
+        message: String,
+    },
+    /// Results did not come back: the device is lost or took too long.
+    ReadBack {
+        /// What wgpu says.
+        message: String,
+    },
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAdapter { looked_for, found } => {
+                writeln!(f, "no GPU adapter to use. Looked for: {looked_for}.")?;
+                match found.is_empty() {
+                    true => writeln!(f, "Found: none.")?,
+                    false => writeln!(f, "Found, but not usable: {}.", found.join("; "))?,
+                }
+                f.write_str(
+                    "To get one: install your GPU's Vulkan driver, or a software adapter:                      on Debian and Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1`,                      on Fedora `dnf install mesa-vulkan-drivers vulkan-loader`; macOS (Metal) and                      Windows (DX12, with WARP as software adapter) have one built in. A program                      must also enable a backend of wgpu, or the `backends` feature of this crate.",
+                )
+            }
+            Self::RequestDevice { adapter, message } => {
+                write!(f, "{adapter} gives no device with WebGPU's default limits: {message}")
+            }
+            Self::Geometry(error) => error.fmt(f),
+            Self::Plan(error) => error.fmt(f),
+            Self::Prepare(error) => error.fmt(f),
+            Self::Bind(error) => error.fmt(f),
+            Self::Length { slot, length, channels } => {
+                write!(f, "{slot} has {length} values for {channels} channels")
+            }
+            Self::Shape { x, dy } => write!(f, "dy is shaped {dy:?}, x is shaped {x:?}"),
+            Self::RunningVariance { channel, value } => {
+                write!(f, "running_var of channel {channel} is {value}; it must be finite and >= 0")
+            }
+            Self::NoForward => f.write_str("backward needs a training forward before it"),
+            Self::Device { message } => write!(f, "the device failed: {message}"),
+            Self::ReadBack { message } => write!(f, "results did not come back: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for HostError {}
+
+macro_rules! from {
+    ($($variant:ident: $error:ty),*) => {
+        $(impl From<$error> for HostError {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
+from! { Geometry: GeometryError, Plan: PlanError, Prepare: PrepareError, Bind: BindError }

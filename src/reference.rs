@@ -1,0 +1,323 @@
+//! The CPU oracle: the formulas in plain f64 loops, nothing else. Slow on purpose of being readable;
+//! tested first, against hand-computed values and PyTorch's float64 results.
+
+use std::fmt;
+
+use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD};
+
+use crate::config::{Config, ConfigError, NonFinite, SingleValue, Update};
+use crate::geometry::{ChannelAxis, Geometry, GeometryError};
+
+/// Running statistics, `[C]` each, and how many batches went into them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Running {
+    /// Running mean.
+    pub mean: Array1<f64>,
+    /// Running variance, by the convention of the config that updates it.
+    pub var: Array1<f64>,
+    /// Batches seen.
+    pub batches: u64,
+}
+
+impl Running {
+    /// Mean 0, variance 1, no batches: where every framework starts.
+    pub fn new(channels: usize) -> Self {
+        Self { mean: Array1::zeros(channels), var: Array1::ones(channels), batches: 0 }
+    }
+}
+
+/// The tensor and parameters that every operation takes.
+#[derive(Debug, Clone)]
+pub struct Input<'a> {
+    /// The tensor.
+    pub x: ArrayViewD<'a, f64>,
+    /// Where its channels are.
+    pub axis: ChannelAxis,
+    /// Scale `[C]`; 1 if absent.
+    pub gamma: Option<ArrayView1<'a, f64>>,
+    /// Shift `[C]`; 0 if absent.
+    pub beta: Option<ArrayView1<'a, f64>>,
+}
+
+/// What a training forward gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forward {
+    /// Output, shaped as `x`.
+    pub y: ArrayD<f64>,
+    /// Batch mean `[C]`.
+    pub mean: Array1<f64>,
+    /// Batch variance `[C]`, population.
+    pub var: Array1<f64>,
+    /// `1/√(var+ε)` `[C]`.
+    pub inv_std: Array1<f64>,
+    /// The running statistics after the update.
+    pub running: Running,
+}
+
+/// What a backward gives. All gradients are computed, whatever the config asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputGradients {
+    /// Gradient of `x`, shaped as `x`.
+    pub dx: ArrayD<f64>,
+    /// Gradient of gamma `[C]`.
+    pub dgamma: Array1<f64>,
+    /// Gradient of beta `[C]`.
+    pub dbeta: Array1<f64>,
+}
+
+/// Training forward: `y = (x−μ)/√(σ²+ε)·γ + β` with the batch's own statistics.
+///
+/// # Errors
+/// [`ReferenceError`]: a bad shape, axis, config or length, or one value per channel where the
+/// config refuses it.
+pub fn train(
+    input: &Input<'_>,
+    running: &Running,
+    config: &Config,
+) -> Result<Forward, ReferenceError> {
+    let view = View::new(input, config)?;
+    check_length("running_mean", running.mean.len(), view.channels)?;
+    check_length("running_var", running.var.len(), view.channels)?;
+    view.check_single_value(config)?;
+    let (mean, var) = view.moments();
+    let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+    let y = view.map(|x, c| (x - mean[c]) * inv_std[c] * view.gamma(c) + view.beta(c));
+    let mut running = running.clone();
+    if view.count > 0 && config.update != Update::None {
+        running.batches += 1;
+        let rate = match config.update {
+            Update::Rate(rate) => rate,
+            Update::Decay(decay) => 1.0 - decay,
+            Update::Cumulative => 1.0 / running.batches as f64,
+            Update::None => 0.0,
+        };
+        let factor = config.running_variance.factor(view.count as u64);
+        for c in 0..view.channels {
+            let finite = mean[c].is_finite() && var[c].is_finite();
+            if finite || config.non_finite == NonFinite::Propagate {
+                running.mean[c] = (1.0 - rate) * running.mean[c] + rate * mean[c];
+                running.var[c] = (1.0 - rate) * running.var[c] + rate * var[c] * factor;
+            }
+        }
+    }
+    Ok(Forward { y, mean, var, inv_std, running })
+}
+
+/// Inference: `y = (x−running_mean)/√(running_var+ε)·γ + β`.
+///
+/// # Errors
+/// [`ReferenceError`]: a bad shape, axis, config or length.
+pub fn infer(
+    input: &Input<'_>,
+    running: &Running,
+    config: &Config,
+) -> Result<ArrayD<f64>, ReferenceError> {
+    let view = View::new(input, config)?;
+    let inv_std = view.running_inv_std(running, config)?;
+    Ok(view.map(|x, c| (x - running.mean[c]) * inv_std[c] * view.gamma(c) + view.beta(c)))
+}
+
+/// Backward of [`train`], through the statistics of `input.x`.
+///
+/// # Errors
+/// [`ReferenceError`]: a bad shape, axis, config or length.
+pub fn backward(
+    input: &Input<'_>,
+    dy: ArrayViewD<'_, f64>,
+    config: &Config,
+) -> Result<InputGradients, ReferenceError> {
+    let view = View::new(input, config)?;
+    view.check_single_value(config)?;
+    let dy = view.same_shape(dy)?;
+    let (mean, var) = view.moments();
+    let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+    let (s1, s2) = view.sums(&dy, &mean);
+    let n = view.count as f64;
+    let dx = view.map_indexed(|i, x, c| {
+        let center = x - mean[c];
+        let slope = center * inv_std[c] * inv_std[c] * s2[c] / n;
+        view.gamma(c) * inv_std[c] * (dy[i] - s1[c] / n - slope)
+    });
+    Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1 })
+}
+
+/// Backward of [`infer`]: the statistics are constants.
+///
+/// # Errors
+/// [`ReferenceError`]: a bad shape, axis, config or length.
+pub fn frozen_backward(
+    input: &Input<'_>,
+    dy: ArrayViewD<'_, f64>,
+    running: &Running,
+    config: &Config,
+) -> Result<InputGradients, ReferenceError> {
+    let view = View::new(input, config)?;
+    let dy = view.same_shape(dy)?;
+    let inv_std = view.running_inv_std(running, config)?;
+    let (s1, s2) = view.sums(&dy, &running.mean);
+    let dx = view.map_indexed(|i, _, c| dy[i] * view.gamma(c) * inv_std[c]);
+    Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1 })
+}
+
+/// A tensor as `[outer, C, inner]` in row-major memory.
+struct View<'v, 'a> {
+    shape: Vec<usize>,
+    data: Vec<f64>,
+    channels: usize,
+    inner: usize,
+    /// Values per channel.
+    count: usize,
+    input: &'v Input<'a>,
+}
+
+impl<'v, 'a> View<'v, 'a> {
+    fn new(input: &'v Input<'a>, config: &Config) -> Result<Self, ReferenceError> {
+        config.validate()?;
+        let geometry = Geometry::new(input.x.shape(), input.axis)?;
+        let channels = geometry.channels() as usize;
+        for (name, parameter) in [("gamma", &input.gamma), ("beta", &input.beta)] {
+            if let Some(parameter) = parameter {
+                check_length(name, parameter.len(), channels)?;
+            }
+        }
+        Ok(Self {
+            shape: input.x.shape().to_vec(),
+            data: input.x.iter().copied().collect(),
+            channels,
+            inner: geometry.inner() as usize,
+            count: geometry.values_per_channel() as usize,
+            input,
+        })
+    }
+
+    fn check_single_value(&self, config: &Config) -> Result<(), ReferenceError> {
+        let refused = self.count == 1 && config.single_value == SingleValue::Error;
+        if refused && self.channels > 0 { Err(ReferenceError::SingleValue) } else { Ok(()) }
+    }
+
+    fn channel(&self, i: usize) -> usize {
+        i / self.inner % self.channels
+    }
+
+    fn gamma(&self, c: usize) -> f64 {
+        self.input.gamma.as_ref().map_or(1.0, |gamma| gamma[c])
+    }
+
+    fn beta(&self, c: usize) -> f64 {
+        self.input.beta.as_ref().map_or(0.0, |beta| beta[c])
+    }
+
+    fn map(&self, f: impl Fn(f64, usize) -> f64) -> ArrayD<f64> {
+        self.map_indexed(|_, x, c| f(x, c))
+    }
+
+    fn map_indexed(&self, f: impl Fn(usize, f64, usize) -> f64) -> ArrayD<f64> {
+        let values = self.data.iter().enumerate().map(|(i, &x)| f(i, x, self.channel(i))).collect();
+        ArrayD::from_shape_vec(self.shape.clone(), values)
+            .expect("bug: as many values as the shape has")
+    }
+
+    /// Population mean and variance of every channel, in two passes; 0 of no values.
+    fn moments(&self) -> (Array1<f64>, Array1<f64>) {
+        let n = self.count.max(1) as f64;
+        let mean = self.sum(|_, x, _| x) / n;
+        // A second pass takes back what rounding lost in the first; not where it is infinite.
+        let rest = self.sum(|_, x, c| x - mean[c]) / n;
+        let mean = Array1::from_shape_fn(self.channels, |c| {
+            if rest[c].is_finite() { mean[c] + rest[c] } else { mean[c] }
+        });
+        let var = self.sum(|_, x, c| (x - mean[c]).powi(2)) / n;
+        (mean, var)
+    }
+
+    /// `Σdy` and `Σdy·(x−center)` of every channel.
+    fn sums(&self, dy: &[f64], center: &Array1<f64>) -> (Array1<f64>, Array1<f64>) {
+        (self.sum(|i, _, _| dy[i]), self.sum(|i, x, c| dy[i] * (x - center[c])))
+    }
+
+    fn sum(&self, f: impl Fn(usize, f64, usize) -> f64) -> Array1<f64> {
+        let mut sums = Array1::zeros(self.channels);
+        for (i, &x) in self.data.iter().enumerate() {
+            let c = self.channel(i);
+            sums[c] += f(i, x, c);
+        }
+        sums
+    }
+
+    fn same_shape(&self, dy: ArrayViewD<'_, f64>) -> Result<Vec<f64>, ReferenceError> {
+        if dy.shape() != self.shape {
+            return Err(ReferenceError::Shape { x: self.shape.clone(), dy: dy.shape().to_vec() });
+        }
+        Ok(dy.iter().copied().collect())
+    }
+
+    fn running_inv_std(
+        &self,
+        running: &Running,
+        config: &Config,
+    ) -> Result<Array1<f64>, ReferenceError> {
+        check_length("running_mean", running.mean.len(), self.channels)?;
+        check_length("running_var", running.var.len(), self.channels)?;
+        Ok(running.var.mapv(|v| 1.0 / (v + config.epsilon).sqrt()))
+    }
+}
+
+fn check_length(name: &'static str, length: usize, channels: usize) -> Result<(), ReferenceError> {
+    if length == channels { Ok(()) } else { Err(ReferenceError::Length { name, length, channels }) }
+}
+
+/// Why the oracle cannot compute.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ReferenceError {
+    /// A bad shape or axis.
+    Geometry(GeometryError),
+    /// A bad number in the config.
+    Config(ConfigError),
+    /// A per-channel array of the wrong length.
+    Length {
+        /// Which.
+        name: &'static str,
+        /// Its length.
+        length: usize,
+        /// The number of channels.
+        channels: usize,
+    },
+    /// `dy` is not shaped as `x`.
+    Shape {
+        /// Shape of `x`.
+        x: Vec<usize>,
+        /// Shape of `dy`.
+        dy: Vec<usize>,
+    },
+    /// One value per channel under [`SingleValue::Error`].
+    SingleValue,
+}
+
+impl fmt::Display for ReferenceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Geometry(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+            Self::Length { name, length, channels } => {
+                write!(f, "{name} has {length} values for {channels} channels")
+            }
+            Self::Shape { x, dy } => write!(f, "dy is shaped {dy:?}, x is shaped {x:?}"),
+            Self::SingleValue => f.write_str("training needs more than one value per channel"),
+        }
+    }
+}
+
+impl std::error::Error for ReferenceError {}
+
+impl From<GeometryError> for ReferenceError {
+    fn from(error: GeometryError) -> Self {
+        Self::Geometry(error)
+    }
+}
+
+impl From<ConfigError> for ReferenceError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}

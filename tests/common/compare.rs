@@ -1,0 +1,296 @@
+//! Every tolerance of the tests, each derived from the data.
+//!
+//! u is half the spacing of the arithmetic, 2⁻²⁴ for f32. Rounding errors of m operations in a row are taken as
+//! independent, so that they grow with √m (Higham and Mary, 2019). One is uniform in ±u, of standard
+//! deviation 0.58·u, so λ = 4 is a margin of seven standard deviations: correct code exceeds a bound
+//! with a chance of some 1e-12.
+//!
+//! With D = max |x − k| over a channel (k its first element) and m = 16 + n/4 updates in a row (a
+//! whole channel in one lane, four values an update, and the trees):
+//! - mean: each update rounds once, and the error of update j keeps the weight j/m, which sums to
+//!   √(m/3): `δμ = u·D·(6 + λ·√(m/3))`, with 6 for the rounding of x − k and of the batch's mean.
+//! - variance: the same relative to σ², plus the rounding of x − k, which enters as D·σ.
+//! - `S₁`, `S₂`: partial sums stay within |S| + √Σ²; each addition rounds that.
+//! - y and dx: first-order propagation of the above, plus one u for each further operation.
+//!
+//! Values below f32's normal range (2⁻¹²⁶) may be flushed to zero by a GPU, so every bound has at
+//! least that absolute size, scaled by what the value is multiplied with.
+
+use wgpu_batchnorm::Geometry;
+
+const TINY: f64 = f32::MIN_POSITIVE as f64;
+const LAMBDA: f64 = 4.0;
+
+/// The arithmetic whose rounding is bounded.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Arithmetic {
+    /// The kernels: f32, relative to the channel's first element, four values an update.
+    Kernel,
+    /// Plain f64 loops: the oracle, and PyTorch in float64.
+    Oracle,
+}
+
+impl Arithmetic {
+    fn unit(self) -> f64 {
+        match self {
+            Self::Kernel => 2f64.powi(-24),
+            Self::Oracle => 2f64.powi(-53),
+        }
+    }
+
+    /// √ of how many roundings stand in a row where a value passes a loop (and the trees).
+    fn roundings(self, n: f64) -> f64 {
+        match self {
+            Self::Kernel => (16.0 + n / 4.0).sqrt(),
+            Self::Oracle => n.sqrt(),
+        }
+    }
+}
+
+/// The worst comparison of a tensor.
+#[must_use]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Comparison {
+    /// Largest |actual − expected|.
+    pub max_error: f64,
+    /// Largest |actual − expected| / bound; above 1 is wrong.
+    pub ratio: f64,
+    /// Where.
+    pub at: usize,
+}
+
+impl Comparison {
+    pub fn is_good(&self) -> bool {
+        self.ratio <= 1.0
+    }
+}
+
+/// Compares with one bound per value. A non-finite value must be met by the same non-finite value.
+pub fn within(actual: &[f32], expected: &[f64], bounds: &[f64]) -> Comparison {
+    assert_eq!(actual.len(), expected.len());
+    assert_eq!(actual.len(), bounds.len());
+    let mut worst = Comparison::default();
+    for (i, ((&a, &e), &bound)) in actual.iter().zip(expected).zip(bounds).enumerate() {
+        let a = f64::from(a);
+        let same = a == e || a.is_nan() && e.is_nan();
+        let error = if same { 0.0 } else { (a - e).abs() };
+        let ratio = match (same, error.is_finite() && bound.is_finite()) {
+            (true, _) => 0.0,
+            (false, true) => error / bound,
+            (false, false) => f64::INFINITY,
+        };
+        if !error.is_nan() && error > worst.max_error {
+            worst.max_error = error;
+        }
+        if ratio > worst.ratio {
+            (worst.ratio, worst.at) = (ratio, i);
+        }
+    }
+    worst
+}
+
+/// Equality to the bit; any NaN equals any NaN.
+pub fn exactly(actual: &[f32], expected: &[f32]) -> Comparison {
+    let expected: Vec<f64> = expected.iter().map(|&e| f64::from(e)).collect();
+    within(actual, &expected, &vec![0.0; expected.len()])
+}
+
+/// The errors that f32 arithmetic may leave in one channel.
+struct Channel {
+    mean: f64,
+    inv_std: f64,
+    n: f64,
+    mean_error: f64,
+    /// Relative error of inv_std.
+    inv_std_error: f64,
+    s1: f64,
+    s2: f64,
+    s1_error: f64,
+    s2_error: f64,
+}
+
+/// Bounds for every result of one tensor.
+pub struct Bounds {
+    geometry: Geometry,
+    unit: f64,
+    channels: Vec<Channel>,
+    gamma: Vec<f64>,
+    beta: Vec<f64>,
+    x: Vec<f64>,
+    dy: Vec<f64>,
+    /// Running statistics are given exactly.
+    frozen: bool,
+    variance_errors: Vec<f64>,
+}
+
+/// Where the statistics come from.
+pub enum Center<'a> {
+    Batch,
+    Running { mean: &'a [f32], var: &'a [f32] },
+}
+
+impl Bounds {
+    pub fn new(
+        geometry: Geometry,
+        x: &[f32],
+        dy: &[f32],
+        (gamma, beta): (Option<&[f32]>, Option<&[f32]>),
+        epsilon: f64,
+        center: Center<'_>,
+        arithmetic: Arithmetic,
+    ) -> Self {
+        let unit = arithmetic.unit();
+        let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+        let (x, dy) = (wide(x), wide(dy));
+        let c = geometry.channels() as usize;
+        let n = geometry.values_per_channel() as f64;
+        let mut channels = Vec::with_capacity(c);
+        let mut variance_errors = Vec::with_capacity(c);
+        for channel in 0..c {
+            let places = places(geometry, channel);
+            let values = || places.clone().map(|i| x[i]);
+            let first = values().next().filter(|k| k.is_finite());
+            let k = first.filter(|_| arithmetic == Arithmetic::Kernel).unwrap_or(0.0);
+            let (mean, variance, mean_error, variance_error) = match &center {
+                Center::Batch => {
+                    let shifted = values().map(|x| x - k).sum::<f64>() / n;
+                    let mean = k + shifted;
+                    let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+                    let reach = values().map(|x| (x - k).abs()).fold(0.0, f64::max);
+                    let rounding = unit * (6.0 + LAMBDA * arithmetic.roundings(n) / 3f64.sqrt());
+                    let mean_error = rounding * reach;
+                    let variance_error =
+                        2.0 * rounding * (variance + reach * variance.sqrt()) + mean_error.powi(2);
+                    (mean, variance, mean_error, variance_error)
+                }
+                Center::Running { mean, var } => {
+                    let (mean, var) = (f64::from(mean[channel]), f64::from(var[channel]));
+                    // PyTorch's inference is x·a + b, which cancels.
+                    let largest = values().map(f64::abs).fold(mean.abs(), f64::max);
+                    let cancelled = if arithmetic == Arithmetic::Oracle { largest } else { 0.0 };
+                    (mean, var, 4.0 * unit * cancelled, 0.0)
+                }
+            };
+            let inv_std = 1.0 / (variance + epsilon).sqrt();
+            let inv_std_error = variance_error / (variance + epsilon) / 2.0 + 6.0 * unit;
+            let pairs = || places.clone().map(|i| (x[i] - mean, dy[i]));
+            let s1: f64 = pairs().map(|(_, dy)| dy).sum();
+            let s2: f64 = pairs().map(|(x, dy)| x * dy).sum();
+            let squares1: f64 = pairs().map(|(_, dy)| dy * dy).sum();
+            let squares2: f64 = pairs().map(|(x, dy)| (x * dy).powi(2)).sum();
+            let additions = unit * LAMBDA * arithmetic.roundings(n);
+            let s1_error = additions * (s1.abs() + squares1.sqrt());
+            let s2_error =
+                additions * (s2.abs() + squares2.sqrt()) + s1.abs() * mean_error + TINY * n;
+            variance_errors.push(variance_error);
+            channels.push(Channel {
+                mean,
+                inv_std,
+                n,
+                mean_error,
+                inv_std_error,
+                s1,
+                s2,
+                s1_error,
+                s2_error,
+            });
+        }
+        let or = |v: Option<&[f32]>, default| v.map_or(vec![default; c], wide);
+        let (gamma, beta) = (or(gamma, 1.0), or(beta, 0.0));
+        let frozen = matches!(center, Center::Running { .. });
+        Self { geometry, unit, channels, gamma, beta, x, dy, frozen, variance_errors }
+    }
+
+    fn per_channel(&self, bound: impl Fn(&Channel, usize) -> f64) -> Vec<f64> {
+        self.channels.iter().enumerate().map(|(i, c)| bound(c, i)).collect()
+    }
+
+    fn per_value(&self, bound: impl Fn(&Channel, usize, f64, f64) -> f64) -> Vec<f64> {
+        let (channels, inner) = (self.channels.len(), self.geometry.inner() as usize);
+        let one = |(i, (&x, &dy)): (usize, (&f64, &f64))| {
+            let channel = i / inner % channels;
+            bound(&self.channels[channel], channel, x, dy)
+        };
+        self.x.iter().zip(&self.dy).enumerate().map(one).collect()
+    }
+
+    pub fn mean(&self) -> Vec<f64> {
+        self.per_channel(|c, _| c.mean_error + self.unit * c.mean.abs() + TINY)
+    }
+
+    pub fn inv_std(&self) -> Vec<f64> {
+        self.per_channel(|c, _| c.inv_std * c.inv_std_error)
+    }
+
+    /// After an update of `old` with weight `rate`.
+    pub fn running_mean(&self, old: &[f32], rate: f64) -> Vec<f64> {
+        self.per_channel(|c, i| {
+            let size = f64::from(old[i]).abs() + rate * c.mean.abs();
+            rate * (c.mean_error + self.unit * c.mean.abs()) + 3.0 * self.unit * size + TINY
+        })
+    }
+
+    /// After an update of `old` with weight `rate`; `factor` is the variance convention's.
+    pub fn running_var(&self, old: &[f32], rate: f64, factor: f64, epsilon: f64) -> Vec<f64> {
+        self.per_channel(|c, i| {
+            let variance = (c.inv_std.powi(-2) - epsilon).max(0.0);
+            let size = f64::from(old[i]).abs() + rate * factor * variance;
+            rate * factor * self.variance_errors[i] + 4.0 * self.unit * size + TINY
+        })
+    }
+
+    pub fn y(&self) -> Vec<f64> {
+        self.per_value(|c, i, x, _| {
+            let center = (x - c.mean).abs();
+            let scale = self.gamma[i].abs() * c.inv_std;
+            let centering = 3.0 * self.unit * center + c.mean_error + TINY;
+            let y = scale * center;
+            scale * centering
+                + y * (c.inv_std_error + 3.0 * self.unit)
+                + 2.0 * self.unit * (y + self.beta[i].abs())
+                + TINY
+        })
+    }
+
+    pub fn dbeta(&self) -> Vec<f64> {
+        self.per_channel(|c, _| c.s1_error + self.unit * c.s1.abs() + TINY)
+    }
+
+    pub fn dgamma(&self) -> Vec<f64> {
+        self.per_channel(|c, _| {
+            c.inv_std * c.s2_error
+                + c.s2.abs() * c.inv_std * (c.inv_std_error + 2.0 * self.unit)
+                + TINY
+        })
+    }
+
+    pub fn dx(&self) -> Vec<f64> {
+        self.per_value(|c, i, x, dy| {
+            let scale = self.gamma[i].abs() * c.inv_std;
+            if self.frozen {
+                return scale * dy.abs() * (c.inv_std_error + 3.0 * self.unit) + TINY;
+            }
+            let center = (x - c.mean).abs();
+            let factor = c.inv_std.powi(2) * c.s2.abs() / c.n;
+            let factor_error = 2.0 * factor * (c.inv_std_error + 3.0 * self.unit)
+                + c.inv_std.powi(2) * c.s2_error / c.n;
+            let mean_dy = c.s1.abs() / c.n;
+            let sum = dy.abs() + mean_dy + center * factor;
+            scale
+                * (c.s1_error / c.n
+                    + center * factor_error
+                    + (3.0 * self.unit * center + c.mean_error) * factor
+                    + (c.inv_std_error + 6.0 * self.unit) * sum)
+                + TINY * (1.0 + scale)
+        })
+    }
+}
+
+fn places(geometry: Geometry, channel: usize) -> impl Iterator<Item = usize> + Clone {
+    let (outer, c, inner) =
+        (geometry.outer() as usize, geometry.channels() as usize, geometry.inner() as usize);
+    (0..outer).flat_map(move |o| {
+        let start = (o * c + channel) * inner;
+        start..start + inner
+    })
+}

@@ -1,0 +1,99 @@
+//! Test data from a seed, and the one-line case that reproduces it.
+
+use std::fmt;
+
+use wgpu_batchnorm::{ChannelAxis, Config, Geometry, Tuning};
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in 0..1.
+    pub fn unit(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Normal, by Box and Muller.
+    pub fn normal(&mut self) -> f64 {
+        let (a, b) = (1.0 - self.unit(), self.unit());
+        (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
+    }
+
+    pub fn normals(&mut self, n: usize, mean: f64, std: f64) -> Vec<f32> {
+        (0..n).map(|_| (mean + std * self.normal()) as f32).collect()
+    }
+}
+
+/// One shape, axis, config and tuning.
+#[derive(Clone)]
+pub struct Case {
+    pub shape: Vec<usize>,
+    pub axis: ChannelAxis,
+    pub config: Config,
+    pub tuning: Option<Tuning>,
+}
+
+impl Case {
+    pub fn new(shape: &[usize], axis: ChannelAxis, config: Config) -> Self {
+        Self { shape: shape.to_vec(), axis, config, tuning: None }
+    }
+
+    pub fn tuned(self, tuning: &Tuning) -> Self {
+        Self { tuning: Some(tuning.clone()), ..self }
+    }
+
+    pub fn geometry(&self) -> Geometry {
+        Geometry::new(&self.shape, self.axis).unwrap()
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = &self.config;
+        write!(
+            f,
+            "shape={:?} axis={:?} eps={} update={:?} affine={:?} memory={:?} gradients={:?}",
+            self.shape, self.axis, c.epsilon, c.update, c.affine, c.memory, c.gradients
+        )?;
+        match &self.tuning {
+            Some(t) => write!(f, " tuning={t:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The contents of every input slot.
+#[derive(Clone)]
+pub struct Data {
+    pub x: Vec<f32>,
+    pub dy: Vec<f32>,
+    pub gamma: Vec<f32>,
+    pub beta: Vec<f32>,
+    pub running_mean: Vec<f32>,
+    pub running_var: Vec<f32>,
+    pub batches: u32,
+}
+
+impl Data {
+    pub fn random(geometry: Geometry, seed: u64, mean: f64, std: f64) -> Self {
+        let mut random = Random(seed);
+        let (n, c) = (geometry.len() as usize, geometry.channels() as usize);
+        Self {
+            x: random.normals(n, mean, std),
+            dy: random.normals(n, 0.1, 1.0),
+            gamma: random.normals(c, 1.0, 0.3),
+            beta: random.normals(c, 0.0, 0.5),
+            running_mean: random.normals(c, mean, std),
+            running_var: (0..c).map(|_| ((0.5 + random.unit()) * std * std) as f32).collect(),
+            batches: 3,
+        }
+    }
+}

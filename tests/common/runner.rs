@@ -1,0 +1,233 @@
+//! Runs plans on memory made for them. Outputs start as NaN, scratch starts dirty, every slot is a
+//! slice in the middle of a buffer, and what lies around it must not change.
+
+use std::collections::HashMap;
+
+use wgpu_batchnorm::{
+    Backward, Bind, FrozenBackward, Gpu, Infer, Kernels, Memory, Operation, Plan, PlanError, Slot,
+    SlotBuffers, Train, wgpu,
+};
+
+use super::data::{Case, Data};
+
+const CANARY: u32 = 0x7fc0_abcd;
+const ALIGN: u64 = 256;
+
+pub type Contents = HashMap<Slot, Vec<u32>>;
+
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+pub fn floats(bits: &[u32]) -> Vec<f32> {
+    bits.iter().map(|&b| f32::from_bits(b)).collect()
+}
+
+/// All results of a case, by name.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Results {
+    pub y: Vec<f32>,
+    pub mean: Vec<f32>,
+    pub rest: Vec<f32>,
+    pub inv_std: Vec<f32>,
+    pub running_mean: Vec<f32>,
+    pub running_var: Vec<f32>,
+    pub batches: u32,
+    pub dx: Vec<f32>,
+    pub dgamma: Vec<f32>,
+    pub dbeta: Vec<f32>,
+}
+
+impl Results {
+    /// Every value's bits: equal results are equal to the bit, NaN included.
+    pub fn bits(&self) -> Vec<u32> {
+        let all = [
+            &self.y,
+            &self.mean,
+            &self.rest,
+            &self.inv_std,
+            &self.running_mean,
+            &self.running_var,
+            &self.dx,
+            &self.dgamma,
+            &self.dbeta,
+        ];
+        all.into_iter().flat_map(|values| bits(values)).chain([self.batches]).collect()
+    }
+}
+
+pub fn plan<O: Operation>(gpu: &Gpu, case: &Case) -> Result<Plan<O>, PlanError> {
+    match &case.tuning {
+        Some(t) => Plan::with_tuning(case.geometry(), &case.config, gpu.caps(), t),
+        None => Plan::new(case.geometry(), &case.config, gpu.caps()),
+    }
+}
+
+/// Training forward, then backward on what it saved.
+pub fn train(gpu: &Gpu, case: &Case, data: &Data) -> Results {
+    let mut inputs = inputs(data);
+    let forward = run(gpu, gpu.kernels(), plan::<Train>(gpu, case).unwrap(), &inputs);
+    // In place, the forward has eaten x; this is the caller's copy.
+    inputs.insert(Slot::Saved, forward.get(&Slot::Saved).cloned().unwrap_or_default());
+    let backward = run(gpu, gpu.kernels(), plan::<Backward>(gpu, case).unwrap(), &inputs);
+    collect(case, &forward, &backward)
+}
+
+/// Inference, then backward with frozen statistics.
+pub fn frozen(gpu: &Gpu, case: &Case, data: &Data) -> Results {
+    let inputs = inputs(data);
+    let forward = run(gpu, gpu.kernels(), plan::<Infer>(gpu, case).unwrap(), &inputs);
+    let backward = run(gpu, gpu.kernels(), plan::<FrozenBackward>(gpu, case).unwrap(), &inputs);
+    collect(case, &forward, &backward)
+}
+
+pub fn inputs(data: &Data) -> Contents {
+    [
+        (Slot::X, bits(&data.x)),
+        (Slot::Dy, bits(&data.dy)),
+        (Slot::Gamma, bits(&data.gamma)),
+        (Slot::Beta, bits(&data.beta)),
+        (Slot::RunningMean, bits(&data.running_mean)),
+        (Slot::RunningVar, bits(&data.running_var)),
+        (Slot::Batches, vec![data.batches]),
+    ]
+    .into()
+}
+
+fn collect(case: &Case, forward: &Contents, backward: &Contents) -> Results {
+    let in_place = case.config.memory == Memory::InPlace;
+    let of = |contents: &Contents, slot| contents.get(&slot).map(|b| floats(b)).unwrap_or_default();
+    let saved = of(forward, Slot::Saved);
+    let third = saved.len() / 3;
+    Results {
+        y: of(forward, if in_place { Slot::X } else { Slot::Y }),
+        mean: saved[..third].to_vec(),
+        rest: saved[third..2 * third].to_vec(),
+        inv_std: saved[2 * third..].to_vec(),
+        running_mean: of(forward, Slot::RunningMean),
+        running_var: of(forward, Slot::RunningVar),
+        batches: forward.get(&Slot::Batches).map(|b| b[0]).unwrap_or_default(),
+        dx: of(backward, if in_place { Slot::Dy } else { Slot::Dx }),
+        dgamma: of(backward, Slot::Dgamma),
+        dbeta: of(backward, Slot::Dbeta),
+    }
+}
+
+/// Runs one plan and gives every slot's content afterwards. Panics when bytes around a slot, or an
+/// input, have changed.
+pub fn run<O: Bind>(gpu: &Gpu, kernels: &Kernels, plan: Plan<O>, inputs: &Contents) -> Contents {
+    let memory = Arranged::new(gpu, &plan, inputs);
+    let prepared = kernels.prepare(plan).unwrap();
+    let bound = prepared.bind(&memory.buffers::<O>()).unwrap();
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    bound.encode_into(&mut encoder);
+    memory.read(gpu, encoder)
+}
+
+/// A plan's slots in memory.
+pub struct Arranged {
+    buffers: Vec<wgpu::Buffer>,
+    /// What each buffer started with.
+    start: Vec<Vec<u32>>,
+    /// Buffer, word offset and word count of each slot.
+    places: HashMap<Slot, (usize, usize, usize)>,
+}
+
+impl Arranged {
+    pub fn new<O: Operation>(gpu: &Gpu, plan: &Plan<O>, inputs: &Contents) -> Self {
+        let arena = plan.config().memory == Memory::Arena;
+        let mut start: Vec<Vec<u32>> = Vec::new();
+        let mut places = HashMap::new();
+        for (slot, size) in plan.slots() {
+            if !arena || start.is_empty() {
+                start.push(vec![CANARY; ALIGN as usize / 4]);
+            }
+            let words = start.last_mut().unwrap();
+            let count = size as usize / 4;
+            let begin = words.len();
+            match inputs.get(&slot) {
+                Some(content) => words.extend_from_slice(&content[..count]),
+                // Poison: NaN in outputs, garbage in scratch.
+                None => words.extend((0..count).map(|i| 0xffc0_0000 | i as u32 & 0xffff)),
+            }
+            // At least one canary after the slot, up to the next aligned offset.
+            let end = (words.len() + 1).next_multiple_of(ALIGN as usize / 4);
+            words.resize(end, CANARY);
+            places.insert(slot, (start.len() - 1, begin, count));
+        }
+        let buffers = start.iter().map(|words| upload(gpu, words)).collect();
+        Self { buffers, start, places }
+    }
+
+    pub fn buffers<O: Bind>(&self) -> O::Buffers<'_> {
+        O::Buffers::from_slots(&|slot| {
+            let piece = self.places.get(&slot).map(|&(buffer, begin, count)| {
+                let begin = begin as u64 * 4;
+                self.buffers[buffer].slice(begin..begin + count as u64 * 4)
+            });
+            piece.into()
+        })
+    }
+
+    /// Submits, reads all slots back and checks the canaries.
+    pub fn read(&self, gpu: &Gpu, encoder: wgpu::CommandEncoder) -> Contents {
+        let now = read(gpu, encoder, &self.buffers);
+        for (index, (now, start)) in now.iter().zip(&self.start).enumerate() {
+            for (i, (a, b)) in now.iter().zip(start).enumerate() {
+                let inside = self.places.values().any(|&(buffer, begin, count)| {
+                    buffer == index && (begin..begin + count).contains(&i)
+                });
+                assert!(inside || a == b, "word {i} outside every slot has changed");
+            }
+        }
+        let slot = |&(buffer, begin, count): &(usize, usize, usize)| {
+            now[buffer][begin..begin + count].to_vec()
+        };
+        self.places.iter().map(|(name, place)| (*name, slot(place))).collect()
+    }
+}
+
+pub fn upload(gpu: &Gpu, words: &[u32]) -> wgpu::Buffer {
+    let bytes: &[u8] = bytemuck::cast_slice(words);
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: bytes.len() as u64,
+        usage: wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: true,
+    });
+    buffer.get_mapped_range_mut(..).unwrap().copy_from_slice(bytes);
+    buffer.unmap();
+    buffer
+}
+
+pub fn read(
+    gpu: &Gpu,
+    mut encoder: wgpu::CommandEncoder,
+    buffers: &[wgpu::Buffer],
+) -> Vec<Vec<u32>> {
+    let staged: Vec<wgpu::Buffer> = buffers
+        .iter()
+        .map(|buffer| {
+            let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: buffer.size(),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
+            staging
+        })
+        .collect();
+    let submission_index = Some(gpu.queue().submit([encoder.finish()]));
+    for staging in &staged {
+        staging.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
+    }
+    let timeout = Some(std::time::Duration::from_secs(120));
+    gpu.device().poll(wgpu::PollType::Wait { submission_index, timeout }).unwrap();
+    staged
+        .iter()
+        .map(|staging| bytemuck::pod_collect_to_vec(&staging.get_mapped_range(..).unwrap()))
+        .collect()
+}

@@ -1,0 +1,5 @@
+//! One test program, so that wgpu is linked once.
+
+mod common;
+mod golden;
+mod shaders;
