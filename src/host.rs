@@ -10,7 +10,7 @@ use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, CowArray, IxDyn};
 
 use crate::bind::{Bind, BindError, SlotBuffers};
 use crate::caps::Caps;
-use crate::config::{Affine, Config, Gradients, Memory, Update};
+use crate::config::{Affine, Config, ConfigError, Gradients, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::kernels::{Kernels, PrepareError, Scopes};
 use crate::plan::{Backward, FrozenBackward, Infer, Plan, PlanError, Slot, Train};
@@ -57,12 +57,21 @@ impl RunningStatistics {
     /// [`HostError::RunningVariance`] for a variance that is negative or not finite,
     /// [`HostError::Length`] for a length other than `channels`.
     pub fn validate(&self, channels: usize) -> Result<(), HostError> {
-        check_length(Slot::RunningMean, self.mean.len(), channels)?;
-        check_length(Slot::RunningVar, self.var.len(), channels)?;
-        match self.var.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
-            Some(channel) => Err(HostError::RunningVariance { channel, value: self.var[channel] }),
-            None => Ok(()),
-        }
+        check_running(&self.mean, &self.var, channels)
+    }
+}
+
+/// Lengths, and that every variance is finite and ≥ 0.
+pub(crate) fn check_running(
+    mean: &Array1<f32>,
+    var: &Array1<f32>,
+    channels: usize,
+) -> Result<(), HostError> {
+    check_length(Slot::RunningMean, mean.len(), channels)?;
+    check_length(Slot::RunningVar, var.len(), channels)?;
+    match var.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
+        Some(channel) => Err(HostError::RunningVariance { channel, value: var[channel] }),
+        None => Ok(()),
     }
 }
 
@@ -98,6 +107,7 @@ pub struct BackwardOutput {
 }
 
 /// Where a slot's content comes from; all other slots start at zero.
+#[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
     Floats(&'a [f32]),
     Count(u32),
@@ -350,7 +360,7 @@ impl Gpu {
     }
 
     /// Runs a backward and hands out what its config asked for.
-    async fn gradients<O: Bind>(
+    pub(crate) async fn gradients<O: Bind>(
         &self,
         plan: Plan<O>,
         inputs: &[(Slot, Source<'_>)],
@@ -380,20 +390,11 @@ impl Gpu {
     ) -> Result<Vec<Vec<f32>>, HostError> {
         let sizes: Vec<u64> = outputs.iter().map(|&slot| plan.slot_size(slot)).collect();
         let prepared = self.kernels.prepare(plan)?;
-        let scopes = Scopes::push(&self.device);
         let mut memory: Vec<(Slot, wgpu::Buffer)> = Vec::new();
-        let mut made = Ok(());
         for (slot, size) in prepared.plan().slots() {
             let source = inputs.iter().find(|(s, _)| *s == slot).map(|(_, source)| source);
-            match self.buffer(slot, size, source) {
-                Ok(buffer) => memory.push((slot, buffer)),
-                Err(error) => made = made.and(Err(error)),
-            }
+            memory.push((slot, self.buffer(slot, size, source)?));
         }
-        if let Some(message) = scopes.pop() {
-            return Err(HostError::Device { message });
-        }
-        made?;
         let find = |slot| memory.iter().find(|(s, _)| *s == slot).map(|(_, buffer)| buffer);
         let bound = prepared.bind(&O::Buffers::from_slots(&|slot| find(slot).into()))?;
         let mut encoder =
@@ -410,34 +411,34 @@ impl Gpu {
         size: u64,
         source: Option<&Source<'_>>,
     ) -> Result<wgpu::Buffer, HostError> {
-        let count;
-        let bytes: &[u8] = match source {
-            Some(Source::Buffer(buffer)) => return Ok((*buffer).clone()),
-            Some(Source::Floats(values)) => bytemuck::cast_slice(values),
-            Some(Source::Count(value)) => {
-                count = *value;
-                bytemuck::bytes_of(&count)
-            }
-            None => &[],
-        };
-        self.upload(slot.name(), size, bytes)
+        match source {
+            Some(Source::Buffer(buffer)) => Ok((*buffer).clone()),
+            Some(Source::Floats(values)) => self.memory(slot, size, values),
+            Some(Source::Count(count)) => self.memory(slot, size, &[f32::from_bits(*count)]),
+            None => self.memory(slot, size, &[]),
+        }
     }
 
-    /// A storage buffer that starts with `bytes`, the rest zero.
-    pub(crate) fn upload(
+    /// A storage buffer that starts with `values`, the rest zero.
+    pub(crate) fn memory(
         &self,
-        label: &str,
+        slot: Slot,
         size: u64,
-        bytes: &[u8],
+        values: &[f32],
     ) -> Result<wgpu::Buffer, HostError> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let scopes = Scopes::push(&self.device);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
+            label: Some(slot.name()),
             size,
             usage: wgpu::BufferUsages::STORAGE
                 | wgpu::BufferUsages::COPY_SRC
                 | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: !bytes.is_empty(),
         });
+        if let Some(message) = scopes.pop() {
+            return Err(HostError::Device { message });
+        }
         if !bytes.is_empty() {
             let mut view = buffer
                 .get_mapped_range_mut(..bytes.len() as u64)
@@ -598,14 +599,19 @@ impl Arrays<'_> {
             if !slot.is_tensor() {
                 check_length(*slot, array.len(), channels)?;
             }
-            let values = array.as_slice().expect("bug: the arrays are in standard layout");
-            inputs.push((*slot, Source::Floats(values)));
+            inputs.push((*slot, Source::Floats(values(array))));
         }
         Ok(inputs)
     }
 }
 
-fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
+/// The values of an array from [`standard`].
+pub(crate) fn values<'s>(array: &'s CowArray<'_, f32, IxDyn>) -> &'s [f32] {
+    array.as_slice().expect("bug: the array is in standard layout")
+}
+
+/// The array in row-major memory.
+pub(crate) fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
     if array.is_standard_layout() {
         CowArray::from(array)
     } else {
@@ -636,7 +642,7 @@ fn prepare(
     Ok((geometry, Config { affine, gradients, memory: Memory::Separate, ..config.clone() }))
 }
 
-fn shaped(shape: &[usize], values: Vec<f32>) -> Result<ArrayD<f32>, HostError> {
+pub(crate) fn shaped(shape: &[usize], values: Vec<f32>) -> Result<ArrayD<f32>, HostError> {
     ArrayD::from_shape_vec(shape, values)
         .map_err(|error| HostError::ReadBack { message: error.to_string() })
 }
@@ -728,6 +734,13 @@ pub enum HostError {
         /// Shape of `dy`.
         dy: Vec<usize>,
     },
+    /// A tensor with another number of channels than the layer.
+    Channels {
+        /// Channels of the tensor.
+        found: u64,
+        /// Channels of the layer.
+        expected: u64,
+    },
     /// A running variance that is negative or not finite.
     RunningVariance {
         /// Its channel.
@@ -773,6 +786,9 @@ impl fmt::Display for HostError {
                 write!(f, "{slot} has {length} values for {channels} channels")
             }
             Self::Shape { x, dy } => write!(f, "dy is shaped {dy:?}, x is shaped {x:?}"),
+            Self::Channels { found, expected } => {
+                write!(f, "x has {found} channels, the layer has {expected}")
+            }
             Self::RunningVariance { channel, value } => {
                 write!(f, "running_var of channel {channel} is {value}; it must be finite and >= 0")
             }
@@ -796,3 +812,9 @@ macro_rules! from {
 }
 
 from! { Geometry: GeometryError, Plan: PlanError, Prepare: PrepareError, Bind: BindError }
+
+impl From<ConfigError> for HostError {
+    fn from(error: ConfigError) -> Self {
+        Self::Plan(error.into())
+    }
+}

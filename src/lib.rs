@@ -9,9 +9,13 @@ mod geometry;
 #[cfg(feature = "host")]
 mod host;
 mod kernels;
+#[cfg(feature = "host")]
+mod layer;
 mod plan;
 #[cfg(feature = "reference")]
 pub mod reference;
+#[cfg(feature = "host")]
+mod self_test;
 pub mod shader;
 mod tuning;
 
@@ -30,9 +34,13 @@ pub use host::{
     BackwardOutput, Gpu, HostError, Parameters, RunningStatistics, SavedStatistics, TrainOutput,
 };
 pub use kernels::{KernelOptions, Kernels, PrepareError, Prepared};
+#[cfg(feature = "host")]
+pub use layer::{BatchNorm, LayerState};
 pub use plan::{
     Backward, FrozenBackward, Infer, Kernel, Operation, Params, Plan, PlanError, Slot, Slots,
     Stage, Train, Variant,
 };
+#[cfg(feature = "host")]
+pub use self_test::{Check, SelfTest};
 pub use tuning::{MAX_ITERATIONS, Tuning};
 pub use wgpu;

@@ -1,0 +1,46 @@
+//! What is there: every adapter, its class, the tuning it would get, and a known-answer self-test.
+//!
+//! Exits with 1 when there is no adapter or one gives wrong answers.
+
+use std::process::ExitCode;
+
+use wgpu_batchnorm::{ChannelAxis, Element, Geometry, Gpu, Tuning};
+
+fn main() -> ExitCode {
+    let adapters = Gpu::adapters_blocking();
+    if adapters.is_empty() {
+        // Asking for a device says what was looked for and what to install.
+        if let Err(error) = Gpu::new_blocking() {
+            eprintln!("{error}");
+        }
+        return ExitCode::FAILURE;
+    }
+    let mut all_good = true;
+    for adapter in &adapters {
+        let gpu = match pollster::block_on(Gpu::from_adapter(adapter)) {
+            Ok(gpu) => gpu,
+            Err(error) => {
+                println!("{error}\n");
+                continue;
+            }
+        };
+        println!("{}", gpu.describe());
+        println!("  class   {:?}", gpu.caps().class);
+        println!("  binding {} MiB at most", gpu.caps().max_storage_binding_size >> 20);
+        if let Ok(geometry) = Geometry::new(&[8, 64, 56, 56], ChannelAxis::First) {
+            println!("  tuning  {:?}", Tuning::choose(gpu.caps(), &geometry, Element::F32));
+        }
+        let start = std::time::Instant::now();
+        match gpu.self_test_blocking() {
+            Ok(test) => {
+                all_good &= test.passed();
+                println!("  test    {test}\n  took    {:?}\n", start.elapsed());
+            }
+            Err(error) => {
+                all_good = false;
+                println!("  test    {error}\n");
+            }
+        }
+    }
+    if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,318 @@
+//! A batch-norm layer that keeps its parameters and running statistics on the GPU.
+
+use ndarray::{Array1, ArrayD, ArrayViewD};
+
+use crate::config::{Config, Gradients, Memory, Update};
+use crate::geometry::{ChannelAxis, Geometry};
+use crate::host::{BackwardOutput, Gpu, HostError, Source, check_length, shaped, standard, values};
+use crate::plan::{Backward, FrozenBackward, Infer, Plan, Slot, Train};
+
+/// A layer: parameters, running statistics, and what the last training forward left for its
+/// backward.
+///
+/// ```no_run
+/// use ndarray::ArrayD;
+/// use wgpu_batchnorm::{BatchNorm, Config, Gpu};
+/// let gpu = Gpu::new_blocking()?;
+/// let mut layer = BatchNorm::new(&gpu, 3, Config::pytorch())?;
+/// let x = ArrayD::<f32>::ones(vec![8, 3, 4, 4]);
+/// let y = layer.forward_train_blocking(x.view())?;
+/// let gradients = layer.backward_blocking(y.view())?;
+/// # Ok::<(), wgpu_batchnorm::HostError>(())
+/// ```
+#[derive(Debug)]
+pub struct BatchNorm {
+    gpu: Gpu,
+    channels: usize,
+    axis: ChannelAxis,
+    config: Config,
+    memory: Memories,
+    batches: u32,
+    last: Option<LastForward>,
+}
+
+/// The layer's own buffers, `[C]` f32 each, and the count.
+#[derive(Debug)]
+struct Memories {
+    gamma: wgpu::Buffer,
+    beta: wgpu::Buffer,
+    running_mean: wgpu::Buffer,
+    running_var: wgpu::Buffer,
+    batches: wgpu::Buffer,
+}
+
+#[derive(Debug)]
+struct LastForward {
+    shape: Vec<usize>,
+    x: wgpu::Buffer,
+    saved: wgpu::Buffer,
+}
+
+/// Everything of a layer that is worth saving, `[C]` each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerState {
+    /// Scale; 1 where the layer has none.
+    pub gamma: Array1<f32>,
+    /// Shift; 0 where the layer has none.
+    pub beta: Array1<f32>,
+    /// Running mean.
+    pub running_mean: Array1<f32>,
+    /// Running variance, by the convention of the layer's config.
+    pub running_var: Array1<f32>,
+    /// Training batches seen.
+    pub batches: u32,
+}
+
+impl LayerState {
+    /// γ = 1, β = 0, running mean 0, running variance 1, no batches.
+    pub fn new(channels: usize) -> Self {
+        Self {
+            gamma: Array1::ones(channels),
+            beta: Array1::zeros(channels),
+            running_mean: Array1::zeros(channels),
+            running_var: Array1::ones(channels),
+            batches: 0,
+        }
+    }
+}
+
+impl BatchNorm {
+    /// A fresh layer for `channels` channels at axis 1. The config's memory is not looked at, and
+    /// gradients do not accumulate.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad config, or a device that cannot create memory.
+    pub fn new(gpu: &Gpu, channels: usize, config: Config) -> Result<Self, HostError> {
+        Self::with_axis(gpu, channels, ChannelAxis::First, config)
+    }
+
+    /// A fresh layer with its channels at `axis`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_axis(
+        gpu: &Gpu,
+        channels: usize,
+        axis: ChannelAxis,
+        config: Config,
+    ) -> Result<Self, HostError> {
+        config.validate()?;
+        let gradients = Gradients { accumulate: false, ..config.gradients };
+        let config = Config { memory: Memory::Separate, gradients, ..config };
+        let state = LayerState::new(channels);
+        let memory = Memories::new(gpu, &state)?;
+        Ok(Self { gpu: gpu.clone(), channels, axis, config, memory, batches: 0, last: None })
+    }
+
+    /// The config.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Number of channels.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Training forward. Moves the running statistics, and keeps `x` for [`backward`](Self::backward).
+    ///
+    /// # Errors
+    /// [`HostError`]; the layer is then as it was before, unless the device failed.
+    pub async fn forward_train(
+        &mut self,
+        x: ArrayViewD<'_, f32>,
+    ) -> Result<ArrayD<f32>, HostError> {
+        let geometry = self.geometry(&x)?;
+        let plan = Plan::<Train>::new(geometry, &self.config, self.gpu.caps())?;
+        let input =
+            self.gpu.memory(Slot::X, plan.slot_size(Slot::X), values(&standard(x.view())))?;
+        let saved = self.gpu.memory(Slot::Saved, plan.slot_size(Slot::Saved), &[])?;
+        let mut inputs = self.inputs();
+        inputs.push((Slot::X, Source::Buffer(&input)));
+        inputs.push((Slot::Saved, Source::Buffer(&saved)));
+        let mut outputs = self.gpu.run(plan, &inputs, &[Slot::Y]).await?;
+        let y = shaped(x.shape(), outputs.pop().unwrap_or_default())?;
+        if self.config.update != Update::None && !geometry.is_empty() {
+            self.batches = self.batches.wrapping_add(1);
+        }
+        self.last = Some(LastForward { shape: x.shape().to_vec(), x: input, saved });
+        Ok(y)
+    }
+
+    /// Backward of the last [`forward_train`](Self::forward_train), with its `x` and statistics.
+    ///
+    /// # Errors
+    /// [`HostError::NoForward`] without one, [`HostError::Shape`] when `dy` is not shaped as its
+    /// `x`, or a device that fails.
+    pub async fn backward(&self, dy: ArrayViewD<'_, f32>) -> Result<BackwardOutput, HostError> {
+        let last = self.last.as_ref().ok_or(HostError::NoForward)?;
+        if dy.shape() != last.shape {
+            return Err(HostError::Shape { x: last.shape.clone(), dy: dy.shape().to_vec() });
+        }
+        let plan = Plan::<Backward>::new(self.geometry(&dy)?, &self.config, self.gpu.caps())?;
+        let gradient = standard(dy.view());
+        let mut inputs = self.inputs();
+        inputs.push((Slot::X, Source::Buffer(&last.x)));
+        inputs.push((Slot::Saved, Source::Buffer(&last.saved)));
+        inputs.push((Slot::Dy, Source::Floats(values(&gradient))));
+        self.gpu.gradients(plan, &inputs, dy.shape()).await
+    }
+
+    /// Inference with the running statistics.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, or a device that fails.
+    pub async fn forward_infer(&self, x: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, HostError> {
+        let plan = Plan::<Infer>::new(self.geometry(&x)?, &self.config, self.gpu.caps())?;
+        let input = standard(x.view());
+        let mut inputs = self.inputs();
+        inputs.push((Slot::X, Source::Floats(values(&input))));
+        let mut outputs = self.gpu.run(plan, &inputs, &[Slot::Y]).await?;
+        shaped(x.shape(), outputs.pop().unwrap_or_default())
+    }
+
+    /// Backward of [`forward_infer`](Self::forward_infer): the running statistics are constants.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, or a device that fails.
+    pub async fn frozen_backward(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        dy: ArrayViewD<'_, f32>,
+    ) -> Result<BackwardOutput, HostError> {
+        if x.shape() != dy.shape() {
+            return Err(HostError::Shape { x: x.shape().to_vec(), dy: dy.shape().to_vec() });
+        }
+        let plan = Plan::<FrozenBackward>::new(self.geometry(&x)?, &self.config, self.gpu.caps())?;
+        let (input, gradient) = (standard(x.view()), standard(dy.view()));
+        let mut inputs = self.inputs();
+        inputs.push((Slot::X, Source::Floats(values(&input))));
+        inputs.push((Slot::Dy, Source::Floats(values(&gradient))));
+        self.gpu.gradients(plan, &inputs, dy.shape()).await
+    }
+
+    /// Reads parameters and running statistics back.
+    ///
+    /// # Errors
+    /// [`HostError`]: a device that fails.
+    pub async fn state(&self) -> Result<LayerState, HostError> {
+        let encoder = self.gpu.device().create_command_encoder(&Default::default());
+        let size = self.channels as u64 * 4;
+        let m = &self.memory;
+        let pieces = [&m.gamma, &m.beta, &m.running_mean, &m.running_var];
+        let pieces = pieces.map(|buffer| (Some(buffer), size));
+        let mut read = self.gpu.read(encoder, &pieces).await?.into_iter().map(Array1::from);
+        let mut next = || read.next().unwrap_or_default();
+        Ok(LayerState {
+            gamma: next(),
+            beta: next(),
+            running_mean: next(),
+            running_var: next(),
+            batches: self.batches,
+        })
+    }
+
+    /// Replaces parameters and running statistics, and forgets the last forward.
+    ///
+    /// # Errors
+    /// [`HostError::Length`] for arrays of another length, [`HostError::RunningVariance`] for a
+    /// variance that is negative or not finite, or a device that cannot create memory; the layer is
+    /// then as it was.
+    pub fn load(&mut self, state: &LayerState) -> Result<(), HostError> {
+        let check = |slot, values: &Array1<f32>| check_length(slot, values.len(), self.channels);
+        check(Slot::Gamma, &state.gamma)?;
+        check(Slot::Beta, &state.beta)?;
+        crate::host::check_running(&state.running_mean, &state.running_var, self.channels)?;
+        self.memory = Memories::new(&self.gpu, state)?;
+        self.batches = state.batches;
+        self.last = None;
+        Ok(())
+    }
+
+    fn geometry(&self, x: &ArrayViewD<'_, f32>) -> Result<Geometry, HostError> {
+        let geometry = Geometry::new(x.shape(), self.axis)?;
+        if geometry.channels() != self.channels as u64 {
+            let (found, expected) = (geometry.channels(), self.channels as u64);
+            return Err(HostError::Channels { found, expected });
+        }
+        Ok(geometry)
+    }
+
+    fn inputs(&self) -> Vec<(Slot, Source<'_>)> {
+        let m = &self.memory;
+        vec![
+            (Slot::Gamma, Source::Buffer(&m.gamma)),
+            (Slot::Beta, Source::Buffer(&m.beta)),
+            (Slot::RunningMean, Source::Buffer(&m.running_mean)),
+            (Slot::RunningVar, Source::Buffer(&m.running_var)),
+            (Slot::Batches, Source::Buffer(&m.batches)),
+        ]
+    }
+}
+
+impl Memories {
+    fn new(gpu: &Gpu, state: &LayerState) -> Result<Self, HostError> {
+        let make = |slot, values: &Array1<f32>| {
+            // A buffer of no bytes cannot be bound or mapped; one of four is never looked at.
+            let size = (values.len() as u64 * 4).max(4);
+            gpu.memory(slot, size, &values.to_vec())
+        };
+        Ok(Self {
+            gamma: make(Slot::Gamma, &state.gamma)?,
+            beta: make(Slot::Beta, &state.beta)?,
+            running_mean: make(Slot::RunningMean, &state.running_mean)?,
+            running_var: make(Slot::RunningVar, &state.running_var)?,
+            batches: gpu.memory(Slot::Batches, 4, &[f32::from_bits(state.batches)])?,
+        })
+    }
+}
+
+/// The blocking twins.
+impl BatchNorm {
+    /// [`forward_train`](Self::forward_train), blocking.
+    ///
+    /// # Errors
+    /// As its async twin.
+    pub fn forward_train_blocking(
+        &mut self,
+        x: ArrayViewD<'_, f32>,
+    ) -> Result<ArrayD<f32>, HostError> {
+        pollster::block_on(self.forward_train(x))
+    }
+
+    /// [`backward`](Self::backward), blocking.
+    ///
+    /// # Errors
+    /// As its async twin.
+    pub fn backward_blocking(&self, dy: ArrayViewD<'_, f32>) -> Result<BackwardOutput, HostError> {
+        pollster::block_on(self.backward(dy))
+    }
+
+    /// [`forward_infer`](Self::forward_infer), blocking.
+    ///
+    /// # Errors
+    /// As its async twin.
+    pub fn forward_infer_blocking(&self, x: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, HostError> {
+        pollster::block_on(self.forward_infer(x))
+    }
+
+    /// [`frozen_backward`](Self::frozen_backward), blocking.
+    ///
+    /// # Errors
+    /// As its async twin.
+    pub fn frozen_backward_blocking(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        dy: ArrayViewD<'_, f32>,
+    ) -> Result<BackwardOutput, HostError> {
+        pollster::block_on(self.frozen_backward(x, dy))
+    }
+
+    /// [`state`](Self::state), blocking.
+    ///
+    /// # Errors
+    /// As its async twin.
+    pub fn state_blocking(&self) -> Result<LayerState, HostError> {
+        pollster::block_on(self.state())
+    }
+}
