@@ -1,0 +1,146 @@
+//! Data whose statistics are exact whatever the order of summation: the threshold is 0.
+
+use wgpu_batchnorm::{ChannelAxis, Class, Config, NonFinite, SingleValue, Tuning, Update};
+
+use crate::common::compare::exactly;
+use crate::common::data::{Case, Data};
+use crate::common::{gpu, runner};
+
+fn tunings(case: &Case) -> Vec<Tuning> {
+    let choose = |class| {
+        let caps = wgpu_batchnorm::Caps { class, ..wgpu_batchnorm::Caps::webgpu_default() };
+        Tuning::choose(&caps, &case.geometry(), case.config.element)
+    };
+    let software = choose(Class::Software);
+    let split = Tuning { fused_loads: 0, tiny_loads: 0, min_loads: 4, ..software.clone() };
+    vec![software, choose(Class::Hardware), split]
+}
+
+/// Channel c holds `center + c ± spread`. The signs are the Thue-Morse sequence and the sizes powers
+/// of two, so any four values at equal distance that make a batch hold two of each sign: wherever
+/// sets of unequal size are merged, their means are equal.
+#[test]
+fn mean_and_variance_of_exact_fill() {
+    let Some(gpu) = gpu() else { return };
+    let sizes: [(&[usize], ChannelAxis); 6] = [
+        (&[8, 16, 4, 4], ChannelAxis::First),
+        (&[4, 2, 64, 64], ChannelAxis::First),
+        (&[1, 1, 65_536], ChannelAxis::First),
+        (&[64, 32], ChannelAxis::Last),
+        (&[16_384, 4], ChannelAxis::Last),
+        (&[2, 8, 8, 128], ChannelAxis::Last),
+    ];
+    for (shape, axis) in sizes {
+        // With ε = 3·4^k and spread 2^k the inverse deviation is 2^-(k+1).
+        for (center, spread) in [(0.0f32, 1.0f32), (1e4, 1.0), (-65_536.0, 0.5), (3.0, 1024.0)] {
+            let config = Config {
+                epsilon: 3.0 * f64::from(spread).powi(2),
+                update: Update::Rate(1.0),
+                running_variance: wgpu_batchnorm::RunningVariance::Population,
+                ..Config::pytorch()
+            };
+            let case = Case::new(shape, axis, config);
+            let g = case.geometry();
+            let (c, inner) = (g.channels() as usize, g.inner() as usize);
+            let mut data = Data::random(g, 1, 0.0, 1.0);
+            let mean = |channel: usize| center + channel as f32;
+            for (i, x) in data.x.iter_mut().enumerate() {
+                let place = i / (inner * c) * inner + i % inner;
+                let sign = if place.count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                *x = mean(i / inner % c) + sign * spread;
+            }
+            for tuning in tunings(&case) {
+                let case = case.clone().tuned(&tuning);
+                let r = runner::train(gpu, &case, &data);
+                let means: Vec<f32> = (0..c).map(mean).collect();
+                assert!(exactly(&r.mean, &means).is_good(), "{case}: mean {:?}", r.mean);
+                assert!(exactly(&r.rest, &vec![0.0; c]).is_good(), "{case}: rest {:?}", r.rest);
+                assert!(exactly(&r.running_mean, &means).is_good(), "{case}");
+                let variance = vec![spread * spread; c];
+                let close = exactly(&r.running_var, &variance);
+                assert!(close.is_good(), "{case}: variance {:?}", r.running_var);
+            }
+        }
+    }
+}
+
+#[test]
+fn constant_channels_give_exactly_beta() {
+    let Some(gpu) = gpu() else { return };
+    for (shape, axis) in [
+        (vec![3, 5, 7, 9], ChannelAxis::First),
+        (vec![2, 3, 64, 66], ChannelAxis::First),
+        (vec![301, 7], ChannelAxis::Last),
+        (vec![1, 1, 100_003], ChannelAxis::First),
+    ] {
+        let case = Case::new(&shape, axis, Config::pytorch());
+        let g = case.geometry();
+        let (c, inner) = (g.channels() as usize, g.inner() as usize);
+        let mut data = Data::random(g, 6, 0.0, 1.0);
+        for (i, x) in data.x.iter_mut().enumerate() {
+            *x = [0.1, -1e4, 3.3e7, 1e-30, 1.1e19][i / inner % c % 5];
+        }
+        for tuning in tunings(&case) {
+            let case = case.clone().tuned(&tuning);
+            let r = runner::train(gpu, &case, &data);
+            let betas: Vec<f32> = (0..g.len() as usize).map(|i| data.beta[i / inner % c]).collect();
+            assert!(exactly(&r.y, &betas).is_good(), "{case}");
+            let factor = 1.0 - 0.1;
+            for (new, old) in r.running_var.iter().zip(&data.running_var) {
+                assert_eq!(
+                    *new,
+                    (f64::from(*old) as f32) * factor as f32,
+                    "{case}: variance not 0"
+                );
+            }
+        }
+    }
+}
+
+/// One value per channel: `y = β`, `dx = 0`, whatever `x` is.
+#[test]
+fn single_values() {
+    let Some(gpu) = gpu() else { return };
+    let config = Config { single_value: SingleValue::Allow, ..Config::pytorch() };
+    for (shape, axis) in [(vec![1, 37], ChannelAxis::Last), (vec![1, 37, 1], ChannelAxis::First)] {
+        let case = Case::new(&shape, axis, config.clone());
+        let data = Data::random(case.geometry(), 6, 10.0, 1.0);
+        let r = runner::train(gpu, &case, &data);
+        assert!(exactly(&r.y, &data.beta).is_good());
+        assert!(exactly(&r.mean, &data.x).is_good());
+        assert!(exactly(&r.dx, &[0.0; 37]).is_good());
+        assert!(exactly(&r.dbeta, &data.dy).is_good());
+        assert!(r.running_var.iter().all(|v| v.is_finite()));
+    }
+}
+
+/// Under `Keep`, a channel that is not finite leaves its running statistics alone and no other's.
+#[test]
+fn non_finite_channels_keep_running_statistics() {
+    let Some(gpu) = gpu() else { return };
+    for (shape, axis) in [(vec![4, 3, 50], ChannelAxis::First), (vec![200, 3], ChannelAxis::Last)] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let config = Config { non_finite: NonFinite::Keep, ..Config::pytorch() };
+            let case = Case::new(&shape, axis, config);
+            let clean = Data::random(case.geometry(), 6, 0.0, 1.0);
+            let mut data = clean.clone();
+            // The first value of channel 1, which is also its shift.
+            let first = case.geometry().inner() as usize;
+            data.x[first] = bad;
+            for tuning in tunings(&case) {
+                let case = case.clone().tuned(&tuning);
+                let good = runner::train(gpu, &case, &clean);
+                let r = runner::train(gpu, &case, &data);
+                assert_eq!(r.running_mean[1], data.running_mean[1]);
+                assert_eq!(r.running_var[1], data.running_var[1]);
+                for c in [0, 2] {
+                    assert_eq!(r.running_mean[c], good.running_mean[c], "{case}");
+                    assert_eq!(r.inv_std[c], good.inv_std[c], "{case}");
+                }
+                assert!(r.inv_std[1].is_nan(), "{case}");
+                let same = if bad.is_nan() { r.mean[1].is_nan() } else { r.mean[1] == bad };
+                assert!(same, "{case}: mean {} for {bad}", r.mean[1]);
+            }
+        }
+    }
+}
