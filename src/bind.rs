@@ -310,10 +310,6 @@ impl<O: Bind> Prepared<O> {
         if available < required {
             return Err(BindError::TooSmall { slot, required, available });
         }
-        let limit = self.kernels.caps().max_storage_binding_size;
-        if required > limit {
-            return Err(BindError::OverLimit { slot, required, limit });
-        }
         Ok(())
     }
 
@@ -384,15 +380,6 @@ pub enum BindError {
         /// Bytes given, from the offset to the end of the piece or of the buffer.
         available: u64,
     },
-    /// A slot needs more than the device can bind.
-    OverLimit {
-        /// The slot.
-        slot: Slot,
-        /// Bytes it needs.
-        required: u64,
-        /// Bytes a binding can have.
-        limit: u64,
-    },
     /// A slot's offset is not aligned.
     Misaligned {
         /// The slot.
@@ -428,7 +415,8 @@ pub enum BindError {
         /// The other slot.
         b: Slot,
     },
-    /// The device refused the bind group: a buffer of another device, or a device that is lost.
+    /// The device refused the bind group: a buffer of another device of the same instance, or a
+    /// device that is lost. (wgpu cannot tell a buffer of another instance, and may panic on it.)
     Device {
         /// What wgpu says.
         message: String,
@@ -444,9 +432,6 @@ impl fmt::Display for BindError {
             Self::Unused { slot, reason } => write!(f, "{slot} is given, but {reason}"),
             Self::TooSmall { slot, required, available } => {
                 write!(f, "{slot} needs {required} bytes and has {available}")
-            }
-            Self::OverLimit { slot, required, limit } => {
-                write!(f, "{slot} needs {required} bytes; the device binds at most {limit}")
             }
             Self::Misaligned { slot, offset, alignment } => {
                 write!(f, "{slot} starts at byte {offset}, which is no multiple of {alignment}")

@@ -99,9 +99,11 @@ impl Kernels {
     /// Compiles what the plan needs and is not compiled yet, and writes its uniforms.
     ///
     /// # Errors
-    /// [`PrepareError`] when the device refuses a shader, a pipeline or the uniform buffer: the plan
-    /// was made for other capabilities, or the device is lost or out of memory.
+    /// [`PrepareError::Limit`] when the plan was made for a more capable device,
+    /// [`PrepareError::Device`] when the device refuses a shader, a pipeline or the uniform buffer:
+    /// it is lost or out of memory.
     pub fn prepare<O: Operation>(&self, plan: Plan<O>) -> Result<Prepared<O>, PrepareError> {
+        self.check_limits(&plan)?;
         let device = &self.shared.device;
         let scopes = Scopes::push(device);
         let stages = plan.stages().iter();
@@ -115,10 +117,10 @@ impl Kernels {
             for stage in plan.stages() {
                 cache.remove(&stage.variant);
             }
-            return Err(PrepareError { message: error });
+            return Err(PrepareError::Device { message: error });
         }
         let (uniforms, stride) =
-            uniforms.map_err(|error| PrepareError { message: error.to_string() })?;
+            uniforms.map_err(|error| PrepareError::Device { message: error.to_string() })?;
         let stages = plan
             .stages()
             .iter()
@@ -132,6 +134,24 @@ impl Kernels {
             })
             .collect();
         Ok(Prepared { kernels: self.clone(), plan, uniforms, stages, operation: PhantomData })
+    }
+
+    /// What wgpu would only notice when dispatching, or not at all.
+    fn check_limits<O: Operation>(&self, plan: &Plan<O>) -> Result<(), PrepareError> {
+        let caps = &self.shared.caps;
+        let check = |what, needed: u64, limit: u64| {
+            if needed > limit { Err(PrepareError::Limit { what, needed, limit }) } else { Ok(()) }
+        };
+        for stage in plan.stages() {
+            let invocations = u64::from(stage.variant.workgroup_size);
+            check("invocations per workgroup", invocations, caps.max_workgroup_size.into())?;
+            let widest = stage.grid.iter().copied().max().unwrap_or(0).into();
+            check("workgroups in a dimension", widest, caps.max_workgroups_per_dimension.into())?;
+        }
+        for (_, size) in plan.slots() {
+            check("bytes in a storage binding", size, caps.max_storage_binding_size)?;
+        }
+        Ok(())
     }
 
     fn compiled(&self, variant: &Variant, operation: &str) -> Compiled {
@@ -308,16 +328,36 @@ impl Scopes {
     }
 }
 
-/// The device refused to create a shader, pipeline or uniform buffer.
+/// Why a plan cannot be prepared on a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PrepareError {
-    /// What wgpu says.
-    pub message: String,
+#[non_exhaustive]
+pub enum PrepareError {
+    /// The plan was made for a more capable device.
+    Limit {
+        /// Of what the plan needs more.
+        what: &'static str,
+        /// How much it needs.
+        needed: u64,
+        /// How much the device has.
+        limit: u64,
+    },
+    /// The device refused to create a shader, pipeline or uniform buffer.
+    Device {
+        /// What wgpu says.
+        message: String,
+    },
 }
 
 impl fmt::Display for PrepareError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the device cannot prepare this plan: {}", self.message)
+        match self {
+            Self::Limit { what, needed, limit } => {
+                write!(f, "the plan needs {needed} {what}, this device has {limit}")
+            }
+            Self::Device { message } => {
+                write!(f, "the device cannot prepare this plan: {message}")
+            }
+        }
     }
 }
 

@@ -310,6 +310,36 @@ pub struct Stage {
     pub bytes_moved: u64,
 }
 
+impl Stage {
+    /// How often one invocation loops, at most, summed over all its loops.
+    pub fn iterations(&self) -> u64 {
+        let p = &self.params;
+        let lanes = u64::from(self.variant.workgroup_size);
+        // A loop of fours and a loop over what is left.
+        let sweep = |steps: u64| steps / 4 + 3;
+        let rows = sweep(u64::from(p.chunk).div_ceil(lanes));
+        let columns = sweep(u64::from(p.chunk)) + 8 * 4;
+        let tree = u64::from(lanes.ilog2());
+        let partials = u64::from(p.chunk_count) * u64::from(p.per_chunk);
+        match self.variant.kernel {
+            Kernel::CountBatch => 0,
+            Kernel::FinalizeStatistics | Kernel::FinalizeGradients => {
+                partials.div_ceil(u64::from(self.variant.group_size)) + tree
+            }
+            Kernel::RowsStatistics | Kernel::RowsReduce => rows + tree,
+            Kernel::RowsNormalize | Kernel::RowsGradient => rows,
+            Kernel::RowsForward | Kernel::RowsBackward => 2 * rows + tree,
+            Kernel::RowsFrozen => u64::from(p.chunk).div_ceil(lanes) + tree,
+            Kernel::ColumnsStatistics
+            | Kernel::ColumnsNormalize
+            | Kernel::ColumnsReduce
+            | Kernel::ColumnsGradient => columns,
+            Kernel::ColumnsForward | Kernel::ColumnsBackward => 2 * columns,
+            Kernel::ColumnsFrozen => u64::from(p.chunk) + 8 * 4,
+        }
+    }
+}
+
 /// What an operation does on a device for a shape.
 ///
 /// Plain data: equal plans do the same work.
@@ -381,6 +411,10 @@ impl<O: Operation> Plan<O> {
         if let Some(stage) = stages.iter().find(|s| u64::from(s.params.workgroup_count) > max) {
             let count = u64::from(stage.params.workgroup_count);
             return Err(PlanError::Grid { workgroup_count: count, max });
+        }
+        if let Some(stage) = stages.iter().find(|s| s.iterations() > u64::from(MAX_ITERATIONS)) {
+            let (kernel, iterations) = (stage.variant.kernel, stage.iterations());
+            return Err(PlanError::Iterations { kernel, iterations, max: MAX_ITERATIONS });
         }
         Ok(Self {
             geometry,
@@ -533,6 +567,9 @@ impl Kernel {
     }
 }
 
+/// Columns that are merged into one channel lie together, up to this many.
+const MAX_COLUMN_RUN: u64 = 512;
+
 /// The two ways to walk a tensor; each has its own kernels.
 #[derive(Clone, Copy, PartialEq)]
 enum Walk {
@@ -594,14 +631,23 @@ impl<'a> Builder<'a> {
         let lanes = u64::from(t.workgroup_size);
         let total = g.len();
         let (steps, tail, width);
-        // Rows that no vector fits are walked as columns when there are enough of them to make
-        // vectors across rows pay for the partials of every column.
-        let odd_rows = g.inner() % 4 != 0 && g.outer() >= 16 && (g.channels() * g.inner()) % 4 == 0;
-        if g.inner() >= u64::from(t.min_row) && !odd_rows || g.channels() == 1 {
+        let vector = if g.inner() % 4 == 0 { 4 } else { 1 };
+        let row_loads = g.inner() / vector;
+        let steps_of_rows = g.outer() * row_loads;
+        // Rows that no vector fits are walked as columns when there are enough of them to pay for
+        // the partials of every column.
+        let odd_rows = vector == 1
+            && g.outer() >= 16
+            && g.inner() <= MAX_COLUMN_RUN
+            && (g.channels() * g.inner()) % 4 == 0;
+        let long_rows = g.inner() >= u64::from(t.min_row) && !odd_rows;
+        let tiny = g.inner() > 1
+            && g.channels() <= u64::from(t.workgroup_count)
+            && steps_of_rows.div_ceil(lanes) <= u64::from(t.tiny_loads);
+        if g.channels() == 1 || long_rows || tiny || g.inner() > MAX_COLUMN_RUN {
             self.walk = Walk::Rows;
-            self.vector = if g.inner() % 4 == 0 { 4 } else { 1 };
-            let row_loads = g.inner() / u64::from(self.vector);
-            steps = g.outer() * row_loads;
+            self.vector = vector as u32;
+            steps = steps_of_rows;
             tail = 0;
             width = g.channels();
             self.across = g.channels();
@@ -915,6 +961,15 @@ pub enum PlanError {
         /// The limit.
         max: u64,
     },
+    /// A tuning under which one invocation would loop more often than every adapter can.
+    Iterations {
+        /// The kernel.
+        kernel: Kernel,
+        /// How often it would loop.
+        iterations: u64,
+        /// How often it may.
+        max: u32,
+    },
     /// A workgroup size that is no power of two, below 4 or over the limit.
     Tuning {
         /// The size asked for.
@@ -944,6 +999,11 @@ impl fmt::Display for PlanError {
             Self::Grid { workgroup_count, max } => {
                 write!(f, "{workgroup_count} workgroups are needed, the device can be given {max}")
             }
+            Self::Iterations { kernel, iterations, max } => write!(
+                f,
+                "{} would loop {iterations} times in one invocation under this tuning, more than {max}",
+                kernel.name()
+            ),
             Self::Tuning { workgroup_size, max } => {
                 write!(f, "workgroup size {workgroup_size} must be a power of two from 4 to {max}")
             }

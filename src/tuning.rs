@@ -32,7 +32,7 @@ pub struct Tuning {
     /// invocation: a second dispatch would cost more than it saves.
     pub tiny_loads: u32,
     /// Shortest `inner` that is walked as rows (one channel per workgroup); shorter ones are
-    /// walked as columns (lanes over channels).
+    /// walked as columns (lanes over channels), unless the tensor is tiny.
     pub min_row: u32,
 }
 
@@ -54,7 +54,7 @@ impl Tuning {
                 workgroup_size: 1 << caps.max_workgroup_size.clamp(4, 256).ilog2(),
                 workgroup_count: 1_024,
                 min_loads: 8,
-                min_column_loads: 64,
+                min_column_loads: 32,
                 fused_loads: 16,
                 fused_workgroups: 64,
                 tiny_loads: 8,
