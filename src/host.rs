@@ -476,15 +476,15 @@ impl Gpu {
             }
         }
         let submission = self.queue.submit([encoder.finish()]);
-        if let Some(message) = scopes.pop() {
-            return Err(HostError::Device { message });
-        }
         // The answer of the mapping, or of a wait that gave up; room for both.
         let (sender, receiver) = channel(2);
         let mapped = sender.clone();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = mapped.try_send(result.map_err(|error| error.to_string()));
         });
+        if let Some(message) = scopes.pop() {
+            return Err(HostError::Device { message });
+        }
         self.drive(submission, sender)?;
         match receiver.receive().await {
             Some(Ok(())) => {}

@@ -1,0 +1,389 @@
+//! The host form, the layer, the adapters, and what happens when the device fails.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use ndarray::{Array1, ArrayD, Axis, Slice, array};
+use wgpu_batchnorm::{
+    BatchNorm, ChannelAxis, Config, Gpu, Gradients, HostError, LayerState, Memory, Parameters,
+    PlanError, RunningStatistics, Slot, Update, wgpu,
+};
+
+use crate::common::check::{compare_frozen, compare_training};
+use crate::common::compare::exactly;
+use crate::common::data::{Case, Data};
+use crate::common::gpu;
+use crate::common::runner::Results;
+
+fn tensor(case: &Case, values: &[f32]) -> ArrayD<f32> {
+    ArrayD::from_shape_vec(case.shape.clone(), values.to_vec()).unwrap()
+}
+
+fn flat(array: &ArrayD<f32>) -> Vec<f32> {
+    array.iter().copied().collect()
+}
+
+#[test]
+fn all_operations_on_arrays() {
+    let Some(gpu) = gpu() else { return };
+    for update in [Update::Rate(0.1), Update::Cumulative] {
+        let config = Config { update, ..Config::pytorch() };
+        let case = Case::new(&[4, 3, 5, 7], ChannelAxis::First, config);
+        let data = Data::random(case.geometry(), 21, 2.0, 1.0);
+        let (x, dy) = (tensor(&case, &data.x), tensor(&case, &data.dy));
+        let (gamma, beta) = (Array1::from(data.gamma.clone()), Array1::from(data.beta.clone()));
+        let parameters = Parameters { gamma: Some(gamma.view()), beta: Some(beta.view()) };
+        let before = RunningStatistics {
+            mean: data.running_mean.clone().into(),
+            var: data.running_var.clone().into(),
+            batches: data.batches,
+        };
+        let mut running = before.clone();
+        let (axis, config) = (case.axis, &case.config);
+        let out =
+            gpu.forward_train_blocking(x.view(), axis, parameters, &mut running, config).unwrap();
+        let back = gpu
+            .backward_blocking(x.view(), dy.view(), axis, parameters.gamma, &out.saved, config)
+            .unwrap();
+        assert_eq!(running.batches, data.batches + 1);
+        let results = Results {
+            y: flat(&out.y),
+            mean: out.saved.mean.to_vec(),
+            rest: out.saved.rest.to_vec(),
+            inv_std: out.saved.inv_std.to_vec(),
+            running_mean: running.mean.to_vec(),
+            running_var: running.var.to_vec(),
+            batches: running.batches,
+            dx: flat(back.dx.as_ref().unwrap()),
+            dgamma: back.dgamma.unwrap().to_vec(),
+            dbeta: back.dbeta.unwrap().to_vec(),
+        };
+        compare_training(&case, &data, &results).unwrap();
+
+        let y = gpu.forward_infer_blocking(x.view(), axis, parameters, &before, config).unwrap();
+        let back = gpu
+            .frozen_backward_blocking(x.view(), dy.view(), axis, parameters.gamma, &before, config)
+            .unwrap();
+        let results = Results {
+            y: flat(&y),
+            dx: flat(&back.dx.unwrap()),
+            dgamma: back.dgamma.unwrap().to_vec(),
+            dbeta: back.dbeta.unwrap().to_vec(),
+            ..Results::default()
+        };
+        compare_frozen(&case, &data, &results).unwrap();
+    }
+}
+
+/// Views that are transposed, reversed or strided are read by their logical order.
+#[test]
+fn views_in_any_memory_order() {
+    let Some(gpu) = gpu() else { return };
+    let wide = ArrayD::from_shape_fn(vec![6, 8, 5], |d| (d[0] * 7 + d[1] * 3 + d[2]) as f32);
+    let mut view = wide.view().permuted_axes(vec![2, 0, 1]);
+    view.invert_axis(Axis(0));
+    let view = view.slice_axis(Axis(2), Slice::new(1, None, 2));
+    let plain = view.as_standard_layout().into_owned();
+    let run = |x| {
+        let mut running = RunningStatistics::new(6);
+        let none = Parameters::default();
+        let config = Config::keras();
+        gpu.forward_train_blocking(x, ChannelAxis::First, none, &mut running, &config).unwrap().y
+    };
+    assert_eq!(run(view.view()), run(plain.view()));
+}
+
+#[test]
+fn only_the_gradients_asked_for() {
+    let Some(gpu) = gpu() else { return };
+    let x = ArrayD::from_shape_fn(vec![4, 2], |d| (d[0] * 2 + d[1]) as f32);
+    let running = RunningStatistics::new(2);
+    let gradients = Gradients { x: false, gamma: true, beta: true, accumulate: true };
+    let config = Config { gradients, memory: Memory::InPlace, ..Config::keras() };
+    let axis = ChannelAxis::Last;
+    let back =
+        gpu.frozen_backward_blocking(x.view(), x.view(), axis, None, &running, &config).unwrap();
+    assert!(back.dx.is_none() && back.dgamma.is_none());
+    assert!(exactly(&back.dbeta.unwrap().to_vec(), &[12.0, 16.0]).is_good());
+}
+
+#[test]
+fn errors_change_nothing() {
+    let Some(gpu) = gpu() else { return };
+    let x = ArrayD::<f32>::ones(vec![2, 3, 4]);
+    let config = Config::pytorch();
+    let (axis, none) = (ChannelAxis::First, Parameters::default());
+    let mut running = RunningStatistics::new(3);
+    let mut train = |x: &ArrayD<f32>, axis, parameters, config: &Config| {
+        let before = running.clone();
+        let error = gpu
+            .forward_train_blocking(x.view(), axis, parameters, &mut running, config)
+            .unwrap_err();
+        assert_eq!(running, before);
+        error
+    };
+    let wrong = array![1.0f32, 2.0];
+    let gamma = Parameters { gamma: Some(wrong.view()), beta: None };
+    let length = |slot, length| HostError::Length { slot, length, channels: 3 };
+    assert_eq!(train(&x, axis, gamma, &config), length(Slot::Gamma, 2));
+    assert_eq!(
+        train(&x, ChannelAxis::Last, none, &config),
+        HostError::Length { slot: Slot::RunningMean, length: 3, channels: 4 }
+    );
+    assert!(matches!(train(&x, ChannelAxis::At(9), none, &config), HostError::Geometry(_)));
+    let bad = Config { epsilon: 0.0, ..config.clone() };
+    assert!(matches!(train(&x, axis, none, &bad), HostError::Plan(PlanError::Config(_))));
+    let single = ArrayD::<f32>::ones(vec![1, 3]);
+    let error = train(&single, axis, none, &config);
+    assert!(matches!(error, HostError::Plan(PlanError::SingleValue { .. })), "{error}");
+
+    for value in [-1.0, f32::NAN, f32::INFINITY] {
+        let mut running = RunningStatistics::new(3);
+        running.var[1] = value;
+        let error =
+            gpu.forward_infer_blocking(x.view(), axis, none, &running, &config).unwrap_err();
+        assert!(matches!(error, HostError::RunningVariance { channel: 1, .. }), "{error}");
+    }
+    let dy = ArrayD::<f32>::ones(vec![2, 3, 5]);
+    let good = RunningStatistics::new(3);
+    let error =
+        gpu.frozen_backward_blocking(x.view(), dy.view(), axis, None, &good, &config).unwrap_err();
+    assert_eq!(error, HostError::Shape { x: vec![2, 3, 4], dy: vec![2, 3, 5] });
+}
+
+#[test]
+fn empty_tensors() {
+    let Some(gpu) = gpu() else { return };
+    for shape in [[0, 3, 4], [2, 3, 0], [2, 0, 4]] {
+        let x = ArrayD::<f32>::zeros(shape.to_vec());
+        let (axis, config) = (ChannelAxis::First, Config::pytorch());
+        let mut running = RunningStatistics::new(shape[1]);
+        let gamma = Array1::ones(shape[1]);
+        let parameters = Parameters { gamma: Some(gamma.view()), beta: None };
+        let out =
+            gpu.forward_train_blocking(x.view(), axis, parameters, &mut running, &config).unwrap();
+        assert_eq!(out.y.shape(), shape);
+        assert_eq!(running, RunningStatistics::new(shape[1]), "an empty batch moves nothing");
+        let back = gpu
+            .backward_blocking(x.view(), x.view(), axis, parameters.gamma, &out.saved, &config)
+            .unwrap();
+        assert_eq!(back.dgamma, Some(Array1::zeros(shape[1])));
+        assert_eq!(back.dbeta, Some(Array1::zeros(shape[1])));
+        let y = gpu.forward_infer_blocking(x.view(), axis, parameters, &running, &config).unwrap();
+        assert_eq!(y.shape(), shape);
+    }
+}
+
+#[test]
+fn a_layer_trains_and_infers() {
+    let Some(gpu) = gpu() else { return };
+    let config = Config { update: Update::Cumulative, ..Config::pytorch() };
+    let case = Case::new(&[4, 3, 6], ChannelAxis::First, config.clone());
+    let mut data = Data::random(case.geometry(), 22, 1.0, 2.0);
+    let state = LayerState {
+        gamma: data.gamma.clone().into(),
+        beta: data.beta.clone().into(),
+        running_mean: data.running_mean.clone().into(),
+        running_var: data.running_var.clone().into(),
+        batches: data.batches,
+    };
+    let mut layer = BatchNorm::new(gpu, 3, config).unwrap();
+    assert_eq!(layer.state_blocking().unwrap(), LayerState::new(3));
+    assert_eq!(layer.backward_blocking(tensor(&case, &data.dy).view()), Err(HostError::NoForward));
+    layer.load(&state).unwrap();
+    assert_eq!(layer.state_blocking().unwrap(), state);
+    for step in 0..3 {
+        data.x = Data::random(case.geometry(), 50 + step, 0.0, 1.0).x;
+        let y = layer.forward_train_blocking(tensor(&case, &data.x).view()).unwrap();
+        let back = layer.backward_blocking(tensor(&case, &data.dy).view()).unwrap();
+        let state = layer.state_blocking().unwrap();
+        // The layer does not hand out its saved statistics; the host form gives the same bits.
+        let mut running = RunningStatistics {
+            mean: data.running_mean.clone().into(),
+            var: data.running_var.clone().into(),
+            batches: data.batches,
+        };
+        let (gamma, beta) = (state.gamma.view(), state.beta.view());
+        let parameters = Parameters { gamma: Some(gamma), beta: Some(beta) };
+        let x = tensor(&case, &data.x);
+        let out = gpu
+            .forward_train_blocking(x.view(), case.axis, parameters, &mut running, layer.config())
+            .unwrap();
+        let results = Results {
+            y: flat(&y),
+            mean: out.saved.mean.to_vec(),
+            rest: out.saved.rest.to_vec(),
+            inv_std: out.saved.inv_std.to_vec(),
+            running_mean: state.running_mean.to_vec(),
+            running_var: state.running_var.to_vec(),
+            batches: state.batches,
+            dx: flat(&back.dx.unwrap()),
+            dgamma: back.dgamma.unwrap().to_vec(),
+            dbeta: back.dbeta.unwrap().to_vec(),
+        };
+        compare_training(&case, &data, &results).unwrap();
+        assert_eq!(results.running_mean, running.mean.to_vec());
+        data.running_mean = results.running_mean;
+        data.running_var = results.running_var;
+        data.batches = results.batches;
+    }
+    let y = layer.forward_infer_blocking(tensor(&case, &data.x).view()).unwrap();
+    let back = layer
+        .frozen_backward_blocking(tensor(&case, &data.x).view(), tensor(&case, &data.dy).view())
+        .unwrap();
+    let results = Results {
+        y: flat(&y),
+        dx: flat(&back.dx.unwrap()),
+        dgamma: back.dgamma.unwrap().to_vec(),
+        dbeta: back.dbeta.unwrap().to_vec(),
+        ..Results::default()
+    };
+    compare_frozen(&case, &data, &results).unwrap();
+}
+
+#[test]
+fn a_layer_refuses_what_does_not_fit() {
+    let Some(gpu) = gpu() else { return };
+    let bad = Config { epsilon: f64::NAN, ..Config::pytorch() };
+    assert!(matches!(BatchNorm::new(gpu, 3, bad), Err(HostError::Plan(PlanError::Config(_)))));
+    let mut layer = BatchNorm::new(gpu, 3, Config::pytorch()).unwrap();
+    let x = ArrayD::<f32>::ones(vec![2, 4, 5]);
+    let error = layer.forward_train_blocking(x.view()).unwrap_err();
+    assert_eq!(error, HostError::Channels { found: 4, expected: 3 });
+    let mut state = LayerState::new(3);
+    state.running_var[2] = -0.5;
+    let error = layer.load(&state).unwrap_err();
+    assert_eq!(error, HostError::RunningVariance { channel: 2, value: -0.5 });
+    let error = layer.load(&LayerState::new(4)).unwrap_err();
+    assert_eq!(error, HostError::Length { slot: Slot::Gamma, length: 4, channels: 3 });
+    assert_eq!(layer.state_blocking().unwrap(), LayerState::new(3), "the layer is as it was");
+    let x = ArrayD::<f32>::ones(vec![2, 3, 5]);
+    layer.forward_train_blocking(x.view()).unwrap();
+    let error = layer.backward_blocking(ArrayD::<f32>::ones(vec![3, 2, 5]).view()).unwrap_err();
+    assert_eq!(error, HostError::Shape { x: vec![2, 3, 5], dy: vec![3, 2, 5] });
+}
+
+/// Every adapter there is, a second backend among them where GL is installed: known answers, or a
+/// typed refusal.
+#[test]
+fn every_adapter_gives_known_answers_or_refuses() {
+    if gpu().is_none() {
+        return;
+    }
+    for adapter in Gpu::adapters_blocking() {
+        match pollster::block_on(Gpu::from_adapter(&adapter)) {
+            Ok(gpu) => {
+                let test = gpu.self_test_blocking().unwrap();
+                println!("{test}");
+                assert!(test.passed(), "{test}");
+            }
+            Err(error) => {
+                println!("{error}");
+                assert!(matches!(error, HostError::RequestDevice { .. }), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_an_adapter_the_error_helps() {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "host::child_asks_for_an_adapter", "--nocapture"])
+        .env("WGPU_ADAPTER_NAME", "no adapter has this name")
+        .env("BATCHNORM_CHILD", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success(), "{text}");
+    for part in ["WGPU_ADAPTER_NAME=no adapter has this name", "apt-get install", "Found"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+/// The child of `without_an_adapter_the_error_helps`; alone, it has nothing to do.
+#[test]
+fn child_asks_for_an_adapter() {
+    if std::env::var("BATCHNORM_CHILD").is_ok() {
+        let error = Gpu::new_blocking().unwrap_err();
+        assert!(matches!(error, HostError::NoAdapter { .. }));
+        println!("{error}");
+    }
+}
+
+/// A device of its own, to be broken.
+fn own_gpu() -> Option<Gpu> {
+    gpu().map(|_| Gpu::new_blocking().unwrap())
+}
+
+#[test]
+fn a_lost_device_is_an_error_in_bounded_time() {
+    let Some(gpu) = own_gpu() else { return };
+    let mut layer = BatchNorm::new(&gpu, 3, Config::pytorch()).unwrap();
+    let x = ArrayD::<f32>::ones(vec![2, 3, 5]);
+    layer.forward_train_blocking(x.view()).unwrap();
+    gpu.device().destroy();
+    let start = Instant::now();
+    let mut running = RunningStatistics::new(3);
+    let none = Parameters::default();
+    let config = Config::pytorch();
+    let error = gpu
+        .forward_train_blocking(x.view(), ChannelAxis::First, none, &mut running, &config)
+        .unwrap_err();
+    println!("{error}");
+    assert_eq!(running, RunningStatistics::new(3));
+    layer.forward_train_blocking(x.view()).unwrap_err();
+    layer.backward_blocking(x.view()).unwrap_err();
+    layer.state_blocking().unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_device_that_takes_too_long_is_an_error() {
+    let Some(gpu) = own_gpu() else { return };
+    let gpu = gpu.with_timeout(Duration::ZERO);
+    let x = ArrayD::<f32>::ones(vec![64, 3, 500]);
+    let running = RunningStatistics::new(3);
+    let none = Parameters::default();
+    let config = Config::pytorch();
+    // Either it was done at once or the wait is given up; never a hang.
+    let axis = ChannelAxis::First;
+    match gpu.forward_infer_blocking(x.view(), axis, none, &running, &config) {
+        Ok(y) => assert_eq!(y.shape(), x.shape()),
+        Err(error) => assert!(matches!(error, HostError::ReadBack { .. }), "{error}"),
+    }
+}
+
+/// Larger than any device: refused by the plan or by the device, not a crash.
+#[test]
+fn tensors_over_the_limits() {
+    let Some(gpu) = gpu() else { return };
+    let limit = gpu.caps().max_storage_binding_size;
+    if limit > 1 << 30 {
+        return;
+    }
+    let x = ArrayD::<f32>::zeros(vec![2, (limit / 8 + 1) as usize]);
+    let running = RunningStatistics::new(x.shape()[1]);
+    let error = gpu
+        .forward_infer_blocking(
+            x.view(),
+            ChannelAxis::Last,
+            Parameters::default(),
+            &running,
+            &Config::pytorch(),
+        )
+        .unwrap_err();
+    let size = limit + 8;
+    assert_eq!(error, HostError::Plan(PlanError::TooLarge { slot: Slot::X, size, limit }));
+}
+
+/// The caller's own device, with nothing but WebGPU's defaults.
+#[test]
+fn default_limits_and_no_features_suffice() {
+    let Some(_) = gpu() else { return };
+    let adapters = Gpu::adapters_blocking();
+    let adapter = &adapters[0];
+    let (device, queue) =
+        pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
+    let test = Gpu::from_device(device, queue).self_test_blocking().unwrap();
+    assert!(test.passed(), "{test}");
+}
