@@ -1,6 +1,6 @@
 //! What is there: every adapter, its class, the tuning it would get, and a known-answer self-test.
 //!
-//! Exits with 1 when there is no adapter or one gives wrong answers.
+//! `--list` only lists them. Exits with 1 when there is no adapter or one gives wrong answers.
 
 use std::process::ExitCode;
 
@@ -14,6 +14,13 @@ fn main() -> ExitCode {
             eprintln!("{error}");
         }
         return ExitCode::FAILURE;
+    }
+    if std::env::args().any(|argument| argument == "--list") {
+        for adapter in &adapters {
+            let info = adapter.get_info();
+            println!("{} ({:?}, {:?})", info.name, info.backend, info.device_type);
+        }
+        return ExitCode::SUCCESS;
     }
     let mut all_good = true;
     for adapter in &adapters {

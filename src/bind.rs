@@ -302,7 +302,7 @@ impl<O: Bind> Prepared<O> {
         if !piece.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
             return Err(BindError::Usage { slot, usage: piece.buffer.usage() });
         }
-        if piece.offset % alignment != 0 {
+        if !piece.offset.is_multiple_of(alignment) {
             return Err(BindError::Misaligned { slot, offset: piece.offset, alignment });
         }
         let rest = piece.buffer.size().saturating_sub(piece.offset);

@@ -1,4 +1,13 @@
-//! lib
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to start
+//!
+//! - Embedding: [`Geometry`] and [`Config`] make a [`Plan`]; [`Kernels::prepare`] compiles it;
+//!   [`Prepared::bind`] checks [`TrainBuffers`], [`InferBuffers`], [`BackwardBuffers`] or
+//!   [`FrozenBackwardBuffers`]; [`Bound::encode`] records it.
+//! - What every operation computes: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`].
+//! - Devices: [`Caps`] and [`Tuning`] decide how work is cut.
+#![cfg_attr(feature = "host", doc = "- Host form: [`Gpu`], and the layer [`BatchNorm`].")]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 

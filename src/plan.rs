@@ -631,7 +631,7 @@ impl<'a> Builder<'a> {
         let lanes = u64::from(t.workgroup_size);
         let total = g.len();
         let (steps, tail, width);
-        let vector = if g.inner() % 4 == 0 { 4 } else { 1 };
+        let vector = if g.inner().is_multiple_of(4) { 4 } else { 1 };
         let row_loads = g.inner() / vector;
         let steps_of_rows = g.outer() * row_loads;
         // Rows that no vector fits are walked as columns when there are enough of them to pay for
@@ -639,7 +639,7 @@ impl<'a> Builder<'a> {
         let odd_rows = vector == 1
             && g.outer() >= 16
             && g.inner() <= MAX_COLUMN_RUN
-            && (g.channels() * g.inner()) % 4 == 0;
+            && (g.channels() * g.inner()).is_multiple_of(4);
         let long_rows = g.inner() >= u64::from(t.min_row) && !odd_rows;
         let tiny = g.inner() > 1
             && g.channels() <= u64::from(t.workgroup_count)
@@ -663,7 +663,8 @@ impl<'a> Builder<'a> {
         } else {
             self.walk = Walk::Columns;
             let columns = g.channels() * g.inner();
-            let vector_of = |width: u64| if width % 4 == 0 && total % 4 == 0 { 4 } else { 1 };
+            let vector_of =
+                |width: u64| if width.is_multiple_of(4) && total.is_multiple_of(4) { 4 } else { 1 };
             self.vector = vector_of(columns);
             self.across = (columns / u64::from(self.vector)).div_ceil(lanes);
             self.fused = g.inner() == 1 && self.one_dispatch(g.outer());

@@ -58,7 +58,7 @@ fn every_size_on_every_path() {
     for tuning in tunings() {
         for (shape, axis) in sizes() {
             // Every other size is enough for the wider tunings.
-            if tuning.workgroup_size != 8 && random.bits() % 2 == 0 {
+            if tuning.workgroup_size != 8 && random.bits().is_multiple_of(2) {
                 continue;
             }
             let config = Config { single_value: SingleValue::Allow, ..Config::pytorch() };
