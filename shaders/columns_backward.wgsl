@@ -22,11 +22,10 @@ fn main(
     var s = no_slopes();
     for (var i = 0u; i < WIDTH; i = i + 1u) {
         let channel = strip.place * WIDTH + i;
-        let inv_std = component(c.inv_std, i);
-        let dy = component(sums.dy, i);
-        let dyx = component(sums.dyx, i);
-        store_parameter_gradients(channel, inv_std, dy, dyx);
-        s = put_slope(s, i, slope_of(channel, inv_std, dy, dyx));
+        let center = get_center(c, i);
+        let own = Sums(component(sums.dy, i), component(sums.dyx, i));
+        store_parameter_gradients(channel, center.inv_std, own);
+        s = put_slope(s, i, slope_of(channel, center, own));
     }
     if HAS_DX {
         columns_gradient(strip, c, s);

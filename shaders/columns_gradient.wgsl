@@ -21,9 +21,7 @@ fn main(
     var s = no_slopes();
     for (var i = 0u; i < WIDTH; i = i + 1u) {
         let channel = channel_of(strip.place * WIDTH + i);
-        let dy = load_scratch(params.sums + channel);
-        let dyx = load_scratch(params.sums + params.channel_count + channel);
-        s = put_slope(s, i, slope_of(channel, component(c.inv_std, i), dy, dyx));
+        s = put_slope(s, i, slope_of(channel, get_center(c, i), merged_sums(channel)));
     }
     columns_gradient(strip, c, s);
 }

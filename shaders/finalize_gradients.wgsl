@@ -27,6 +27,6 @@ fn main(
     if live && lane % GROUP == 0u {
         store_scratch(params.sums + channel, s.dy);
         store_scratch(params.sums + params.channel_count + channel, s.dyx);
-        store_parameter_gradients(channel, center_of(channel).inv_std, s.dy, s.dyx);
+        store_parameter_gradients(channel, center_of(channel).inv_std, s);
     }
 }

@@ -17,9 +17,9 @@ fn main(
     let center = center_of(range.channel);
     let s = share_sums(tree_sums(rows_sums(range, lane, center), lane, LANES), lane);
     if lane == 0u {
-        store_parameter_gradients(range.channel, center.inv_std, s.dy, s.dyx);
+        store_parameter_gradients(range.channel, center.inv_std, s);
     }
     if HAS_DX {
-        rows_gradient(range, lane, center, slope_of(range.channel, center.inv_std, s.dy, s.dyx));
+        rows_gradient(range, lane, center, slope_of(range.channel, center, s));
     }
 }

@@ -15,7 +15,5 @@ fn main(
     let range = range_of(index);
     let channel = range.channel;
     let center = center_of(channel);
-    let dy = load_scratch(params.sums + channel);
-    let dyx = load_scratch(params.sums + params.channel_count + channel);
-    rows_gradient(range, lane, center, slope_of(channel, center.inv_std, dy, dyx));
+    rows_gradient(range, lane, center, slope_of(channel, center, merged_sums(channel)));
 }

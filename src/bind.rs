@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::config::Memory;
 use crate::kernels::{Prepared, Scopes};
 use crate::plan::{Backward, FrozenBackward, Infer, Operation, Slot, Train};
 use crate::shader::{self, Access};
@@ -314,7 +315,8 @@ impl<O: Bind> Prepared<O> {
     }
 
     /// Memory that is written must not overlap other memory, and in one dispatch a buffer is either
-    /// read or written.
+    /// read or written. Which slots meet in a dispatch depends on the path, so a written slot must
+    /// not share its buffer at all, but with one that is always written along with it.
     fn check_sharing(
         &self,
         pieces: &[(Slot, &Piece<'_>, Range<u64>)],
@@ -323,14 +325,14 @@ impl<O: Bind> Prepared<O> {
         let all = || tables.iter().flatten();
         let written =
             |slot| all().any(|binding| binding.slot == slot && binding.access == Access::Write);
-        let read_write = |slot| all().any(|binding| binding.slot == slot && !binding.read_only);
         for (i, (a, piece_a, range_a)) in pieces.iter().enumerate() {
             for (b, piece_b, range_b) in &pieces[i + 1..] {
                 if piece_a.buffer != piece_b.buffer {
                     continue;
                 }
                 let overlap = range_a.start < range_b.end && range_b.start < range_a.end;
-                if overlap && (written(*a) || written(*b) || read_write(*a) && read_write(*b)) {
+                let arena = self.plan.config().memory == Memory::Arena;
+                if overlap && (arena || written(*a) || written(*b)) {
                     return Err(BindError::Overlap {
                         a: *a,
                         a_range: range_a.clone(),
@@ -338,13 +340,11 @@ impl<O: Bind> Prepared<O> {
                         b_range: range_b.clone(),
                     });
                 }
-                let conflict = tables.iter().any(|bindings| {
-                    let mode = |slot| {
-                        bindings.iter().find(|binding| binding.slot == slot).map(|b| b.read_only)
-                    };
-                    matches!((mode(*a), mode(*b)), (Some(x), Some(y)) if x != y)
-                });
-                if conflict {
+                let pair = matches!(
+                    (a, b),
+                    (Slot::RunningMean, Slot::RunningVar) | (Slot::Dgamma, Slot::Dbeta)
+                );
+                if !arena && !pair && (written(*a) || written(*b)) {
                     return Err(BindError::SharedBuffer { a: *a, b: *b });
                 }
             }
@@ -407,7 +407,7 @@ pub enum BindError {
         /// Its bytes in the buffer.
         b_range: Range<u64>,
     },
-    /// One dispatch would read one slot and write the other in the same buffer. That needs
+    /// One of two slots in one buffer is written. That needs
     /// [`Memory::Arena`](crate::Memory::Arena).
     SharedBuffer {
         /// One slot.
@@ -445,8 +445,7 @@ impl fmt::Display for BindError {
             ),
             Self::SharedBuffer { a, b } => write!(
                 f,
-                "{a} and {b} share a buffer, and one is read where the other is written: \
-                 use Memory::Arena"
+                "{a} and {b} share a buffer, and one of them is written: use Memory::Arena"
             ),
             Self::Device { message } => write!(f, "the device refused the memory: {message}"),
         }

@@ -95,12 +95,12 @@ impl Affine {
 /// How the tensors lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Memory {
-    /// Inputs and outputs are different buffers. (Several slots that a dispatch only reads, or
-    /// only writes, may share one.)
+    /// A buffer that holds a slot the operation writes holds no other slot, but for the pairs
+    /// `running_mean` and `running_var`, `dgamma` and `dbeta`. Slots that are only read may share.
     Separate,
     /// `y` overwrites `x`, and `dx` overwrites `dy`: the slots `y` and `dx` are not given. A
     /// backward after an in-place forward needs the original `x`, so this is for inference, for
-    /// training without backward, and for the gradient.
+    /// training without backward, and for the gradient. Otherwise as `Separate`.
     InPlace,
     /// Any slots may share one buffer, in ranges that do not overlap: everything is bound
     /// read-write. For pipelines that sub-allocate all tensors from one arena.
@@ -139,7 +139,7 @@ impl Gradients {
 pub struct Config {
     /// Element type of the tensors.
     pub element: Element,
-    /// Added to the variance inside the square root; finite and > 0 in f32.
+    /// Added to the variance inside the square root; finite, and a normal f32 > 0 (≥ 1.2e-38).
     pub epsilon: f64,
     /// Which of `γ`, `β` exist.
     pub affine: Affine,
@@ -213,7 +213,8 @@ impl Config {
     /// [`ConfigError`] naming the field and its value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let epsilon = self.epsilon as f32;
-        if !(epsilon.is_finite() && epsilon > 0.0) {
+        // A GPU may take what is below the normal range for 0.
+        if !(epsilon.is_finite() && epsilon >= f32::MIN_POSITIVE) {
             return Err(ConfigError::Epsilon { epsilon: self.epsilon });
         }
         let (field, value) = match self.update {
@@ -234,7 +235,7 @@ impl Config {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// ε must be finite and > 0 as an f32.
+    /// ε must be finite and at least 1.2e-38, the smallest normal f32.
     Epsilon {
         /// The value given.
         epsilon: f64,
@@ -252,7 +253,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Epsilon { epsilon } => {
-                write!(f, "epsilon {epsilon:e} must be finite and greater than 0 as an f32")
+                write!(f, "epsilon {epsilon:e} must be finite and at least {:e}", f32::MIN_POSITIVE)
             }
             Self::Weight { field, value } => {
                 write!(f, "{field} {value} must lie between 0 and 1")
@@ -281,7 +282,7 @@ mod tests {
         for preset in &presets {
             assert_eq!(preset.validate(), Ok(()));
         }
-        for epsilon in [f64::NAN, f64::INFINITY, 0.0, -1e-5, 1e-60, 1e60] {
+        for epsilon in [f64::NAN, f64::INFINITY, 0.0, -1e-5, 1e-60, 1e-40, 1e60] {
             assert!(Config { epsilon, ..Config::keras() }.validate().is_err(), "{epsilon}");
         }
         for value in [f64::NAN, -0.1, 1.1, f64::INFINITY] {

@@ -81,7 +81,7 @@ impl Geometry {
             .max(1)
             .checked_mul(geometry.channels.max(1))
             .and_then(|n| n.checked_mul(geometry.inner.max(1)))
-            .and_then(|n| n.checked_mul(8))
+            .and_then(|n| n.checked_mul(16))
             .ok_or_else(overflow)?;
         Ok(geometry)
     }
@@ -137,7 +137,7 @@ pub enum GeometryError {
         /// How many axes the shape has.
         rank: usize,
     },
-    /// The element count (in bytes, up to 8 an element) does not fit 64 bits.
+    /// The element count (with some room to count bytes) does not fit 64 bits.
     Overflow {
         /// The shape.
         shape: Vec<usize>,

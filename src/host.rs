@@ -3,7 +3,8 @@
 //! keeps its tensors on the GPU uses the embedding form.
 
 use std::fmt;
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use futures_intrusive::channel::shared::{Sender, channel};
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, CowArray, IxDyn};
@@ -119,8 +120,8 @@ impl Gpu {
     /// the adapter allows them.
     ///
     /// `WGPU_BACKEND` (`vulkan`, `metal`, `dx12`, `gl`, comma-separated) restricts the backends and
-    /// `WGPU_ADAPTER_NAME` (part of a name) the adapters. Otherwise a discrete GPU is preferred to
-    /// an integrated one, and any GPU to a software adapter.
+    /// `WGPU_ADAPTER_NAME` (part of a name) the adapters. A discrete GPU is preferred to an
+    /// integrated one, any GPU to a software adapter, and the next is tried where one refuses.
     ///
     /// # Errors
     /// [`HostError::NoAdapter`] says what was looked for, what was found and what to install;
@@ -130,16 +131,21 @@ impl Gpu {
         let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default().to_lowercase();
         let found: Vec<String> =
             adapters.iter().map(|adapter| describe(&adapter.get_info())).collect();
-        let usable = |adapter: &&wgpu::Adapter| {
-            adapter.get_info().name.to_lowercase().contains(&wanted)
-                && adapter.limits().max_compute_workgroup_size_x > 0
-        };
-        let adapter = adapters
+        let mut usable: Vec<&wgpu::Adapter> = adapters
             .iter()
-            .filter(usable)
-            .max_by_key(|adapter| preference(&adapter.get_info()))
-            .ok_or(HostError::NoAdapter { looked_for, found })?;
-        Self::from_adapter(adapter).await
+            .filter(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted))
+            .collect();
+        usable.sort_by_key(|adapter| std::cmp::Reverse(preference(&adapter.get_info())));
+        let mut refusal = HostError::NoAdapter { looked_for, found };
+        for (i, adapter) in usable.into_iter().enumerate() {
+            match Self::from_adapter(adapter).await {
+                Ok(gpu) => return Ok(gpu),
+                // The best adapter's refusal says most.
+                Err(error) if i == 0 => refusal = error,
+                Err(_) => {}
+            }
+        }
+        Err(refusal)
     }
 
     /// [`new`](Self::new), blocking.
@@ -223,7 +229,8 @@ impl Gpu {
     }
 
     /// Training forward: `y = (x−μ)/√(σ²+ε)·γ + β` with the batch's statistics. `running` moves by
-    /// the config's convention; on an error it keeps its values.
+    /// the config's convention; on an error it keeps its values. A running variance that is not
+    /// finite is accepted here, as an earlier batch may have made it so.
     ///
     /// # Errors
     /// [`HostError`]: a bad shape, config or length, or a device that fails.
@@ -239,6 +246,9 @@ impl Gpu {
         let channels = geometry.channels() as usize;
         check_length(Slot::RunningMean, running.mean.len(), channels)?;
         check_length(Slot::RunningVar, running.var.len(), channels)?;
+        if let Some(channel) = running.var.iter().position(|v| *v < 0.0) {
+            return Err(HostError::RunningVariance { channel, value: running.var[channel] });
+        }
         let plan = Plan::<Train>::new(geometry, &config, self.caps())?;
         let shape = x.shape().to_vec();
         let updates = config.update != Update::None && !geometry.is_empty();
@@ -523,9 +533,25 @@ impl Gpu {
         let wait =
             wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
         let poll = move || {
-            if let Err(error) = device.poll(wait) {
-                let _ = sender.try_send(Err(format!("{error} (waited up to {timeout:?})")));
-            }
+            let start = Instant::now();
+            // wgpu panics when the device is lost under a wait; the waiter must hear of it.
+            let answer = catch_unwind(AssertUnwindSafe(|| {
+                loop {
+                    match device.poll(wait.clone()) {
+                        // GL gives up after two seconds, whatever it was told.
+                        Err(wgpu::PollError::Timeout) if start.elapsed() < timeout => {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                        answer => return answer.map_err(|error| error.to_string()),
+                    }
+                }
+            }));
+            let message = match answer {
+                Ok(Ok(_)) => return,
+                Ok(Err(message)) => format!("{message} (waited {:?})", start.elapsed()),
+                Err(_) => "the device was lost".to_string(),
+            };
+            let _ = sender.try_send(Err(message));
         };
         std::thread::Builder::new()
             .name("batchnorm::wait".into())
@@ -669,6 +695,10 @@ async fn candidates() -> (Vec<wgpu::Adapter>, String) {
             looked_for += &format!(", {name}={value}");
         }
     }
+    if backends.is_empty() {
+        // wgpu panics on an instance without a backend.
+        return (Vec::new(), looked_for);
+    }
     let adapters = wgpu::Instance::new(descriptor).enumerate_adapters(backends).await;
     (adapters, looked_for)
 }
@@ -772,7 +802,11 @@ impl fmt::Display for HostError {
                     false => writeln!(f, "Found, but not usable: {}.", found.join("; "))?,
                 }
                 f.write_str(
-                    "To get one: install your GPU's Vulkan driver, or a software adapter:                      on Debian and Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1`,                      on Fedora `dnf install mesa-vulkan-drivers vulkan-loader`; macOS (Metal) and                      Windows (DX12, with WARP as software adapter) have one built in. A program                      must also enable a backend of wgpu, or the `backends` feature of this crate.",
+                    "To get one: install your GPU's Vulkan driver, or a software adapter: on Debian and \
+                     Ubuntu `apt-get install mesa-vulkan-drivers libvulkan1`, on Fedora `dnf \
+                     install mesa-vulkan-drivers vulkan-loader`; macOS (Metal) and Windows (DX12, \
+                     with WARP as software adapter) have one built in. The program must also \
+                     enable a backend of wgpu, or the `backends` feature of this crate.",
                 )
             }
             Self::RequestDevice { adapter, message } => {
@@ -799,7 +833,17 @@ impl fmt::Display for HostError {
     }
 }
 
-impl std::error::Error for HostError {}
+impl std::error::Error for HostError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Geometry(error) => Some(error),
+            Self::Plan(error) => Some(error),
+            Self::Prepare(error) => Some(error),
+            Self::Bind(error) => Some(error),
+            _ => None,
+        }
+    }
+}
 
 macro_rules! from {
     ($($variant:ident: $error:ty),*) => {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::caps::Caps;
-use crate::plan::{Operation, Params, Plan, Stage, Variant};
+use crate::plan::{Operation, Params, Plan, Slot, Stage, Variant};
 use crate::shader;
 
 /// How [`Kernels`] are made.
@@ -99,25 +99,20 @@ impl Kernels {
     /// Compiles what the plan needs and is not compiled yet, and writes its uniforms.
     ///
     /// # Errors
-    /// [`PrepareError::Limit`] when the plan was made for a more capable device,
-    /// [`PrepareError::Device`] when the device refuses a shader, a pipeline or the uniform buffer:
+    /// [`PrepareError::Limit`] and [`PrepareError::TooLarge`] when the plan was made for a more
+    /// capable device, [`PrepareError::Device`] when the device refuses a shader, a pipeline or the uniform buffer:
     /// it is lost or out of memory.
     pub fn prepare<O: Operation>(&self, plan: Plan<O>) -> Result<Prepared<O>, PrepareError> {
         self.check_limits(&plan)?;
         let device = &self.shared.device;
+        let mut compiled = Vec::with_capacity(plan.stages().len());
+        for stage in plan.stages() {
+            compiled.push(self.compiled(&stage.variant, O::NAME)?);
+        }
         let scopes = Scopes::push(device);
-        let stages = plan.stages().iter();
-        let compiled: Vec<Compiled> =
-            stages.map(|stage| self.compiled(&stage.variant, O::NAME)).collect();
         let uniforms = self.uniforms(plan.stages());
-        let error = scopes.pop();
-        if let Some(error) = error {
-            // What failed to compile must not be found in the cache by the next call.
-            let mut cache = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-            for stage in plan.stages() {
-                cache.remove(&stage.variant);
-            }
-            return Err(PrepareError::Device { message: error });
+        if let Some(message) = scopes.pop() {
+            return Err(PrepareError::Device { message });
         }
         let (uniforms, stride) =
             uniforms.map_err(|error| PrepareError::Device { message: error.to_string() })?;
@@ -148,15 +143,28 @@ impl Kernels {
             let widest = stage.grid.iter().copied().max().unwrap_or(0).into();
             check("workgroups in a dimension", widest, caps.max_workgroups_per_dimension.into())?;
         }
-        for (_, size) in plan.slots() {
-            check("bytes in a storage binding", size, caps.max_storage_binding_size)?;
+        for (slot, size) in plan.slots() {
+            let limit = caps.max_storage_binding_size;
+            if size > limit {
+                return Err(PrepareError::TooLarge { slot, size, limit });
+            }
         }
         Ok(())
     }
 
-    fn compiled(&self, variant: &Variant, operation: &str) -> Compiled {
+    /// From the cache, which holds only what compiled without an error.
+    fn compiled(&self, variant: &Variant, operation: &str) -> Result<Compiled, PrepareError> {
         let mut cache = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.entry(*variant).or_insert_with(|| self.compile(variant, operation)).clone()
+        if let Some(compiled) = cache.get(variant) {
+            return Ok(compiled.clone());
+        }
+        let scopes = Scopes::push(&self.shared.device);
+        let compiled = self.compile(variant, operation);
+        if let Some(message) = scopes.pop() {
+            return Err(PrepareError::Device { message });
+        }
+        cache.insert(*variant, compiled.clone());
+        Ok(compiled)
     }
 
     fn compile(&self, variant: &Variant, operation: &str) -> Compiled {
@@ -302,16 +310,20 @@ impl<O: Operation> fmt::Debug for Prepared<O> {
 
 /// Error scopes around calls that create GPU objects, so that no validation error of ours reaches
 /// the caller's error handler.
+///
+/// Scopes end in the reverse order of their beginning; fields are dropped in this order.
 pub(crate) struct Scopes {
-    validation: wgpu::ErrorScopeGuard,
+    internal: wgpu::ErrorScopeGuard,
     memory: wgpu::ErrorScopeGuard,
+    validation: wgpu::ErrorScopeGuard,
 }
 
 impl Scopes {
     pub(crate) fn push(device: &wgpu::Device) -> Self {
         let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        Self { validation, memory }
+        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        Self { internal, memory, validation }
     }
 
     /// The first error. Native backends know it at once; in a browser it is known later, and then
@@ -323,8 +335,9 @@ impl Scopes {
                 Poll::Pending => None,
             }
         }
+        let internal = now(self.internal.pop());
         let memory = now(self.memory.pop());
-        now(self.validation.pop()).or(memory)
+        now(self.validation.pop()).or(memory).or(internal)
     }
 }
 
@@ -341,6 +354,15 @@ pub enum PrepareError {
         /// How much the device has.
         limit: u64,
     },
+    /// The plan was made for a device with larger storage bindings.
+    TooLarge {
+        /// The slot.
+        slot: Slot,
+        /// Bytes it needs.
+        size: u64,
+        /// Bytes a binding can have.
+        limit: u64,
+    },
     /// The device refused to create a shader, pipeline or uniform buffer.
     Device {
         /// What wgpu says.
@@ -353,6 +375,9 @@ impl fmt::Display for PrepareError {
         match self {
             Self::Limit { what, needed, limit } => {
                 write!(f, "the plan needs {needed} {what}, this device has {limit}")
+            }
+            Self::TooLarge { slot, size, limit } => {
+                write!(f, "{slot} needs {size} bytes, this device can bind {limit}")
             }
             Self::Device { message } => {
                 write!(f, "the device cannot prepare this plan: {message}")

@@ -389,16 +389,15 @@ impl<O: Operation> Plan<O> {
             return Err(PlanError::Tuning { workgroup_size: size, max: caps.max_workgroup_size });
         }
         let tensor_size = geometry.len() * config.element.size();
-        let limit = caps.max_storage_binding_size.min(u64::from(u32::MAX) * 4);
+        // Indices and loop counters are u32, with room to step past the end.
+        let limit = caps.max_storage_binding_size.min(1 << 33);
         let check = |slot, size| {
             if size > limit { Err(PlanError::TooLarge { slot, size, limit }) } else { Ok(()) }
         };
         check(Slot::X, tensor_size)?;
-        check(Slot::Saved, geometry.channels() * 12)?;
         let mut builder = Builder::new(geometry, config, caps, tuning);
         O::stages(&mut builder);
         let Builder { stages, scratch, path, .. } = builder;
-        check(Slot::Scratch, scratch * 4)?;
         let trains = O::NAME == Train::NAME || O::NAME == Backward::NAME;
         if trains
             && geometry.values_per_channel() == 1
@@ -416,7 +415,7 @@ impl<O: Operation> Plan<O> {
             let (kernel, iterations) = (stage.variant.kernel, stage.iterations());
             return Err(PlanError::Iterations { kernel, iterations, max: MAX_ITERATIONS });
         }
-        Ok(Self {
+        let plan = Self {
             geometry,
             config: config.clone(),
             tuning: tuning.clone(),
@@ -424,7 +423,11 @@ impl<O: Operation> Plan<O> {
             scratch_size: scratch * 4,
             path,
             operation: PhantomData,
-        })
+        };
+        for (slot, size) in plan.slots() {
+            check(slot, size)?;
+        }
+        Ok(plan)
     }
 
     /// The geometry planned for.
@@ -592,6 +595,8 @@ pub struct Builder<'a> {
     /// All channels' work in one dispatch.
     fused: bool,
     params: Params,
+    /// Floats in one plane of partials.
+    plane: u64,
     tensor_size: u64,
     empty: bool,
     stages: Vec<Stage>,
@@ -605,12 +610,13 @@ impl<'a> Builder<'a> {
         let mut builder = Self {
             config,
             tuning,
-            max_per_dimension: caps.max_workgroups_per_dimension,
+            max_per_dimension: caps.max_workgroups_per_dimension.max(1),
             walk: Walk::Rows,
             vector: 1,
             across: 0,
             fused: false,
             params: Params::default(),
+            plane: 0,
             tensor_size: geometry.len() * config.element.size(),
             empty: geometry.is_empty(),
             stages: Vec::new(),
@@ -693,7 +699,7 @@ impl<'a> Builder<'a> {
         } else {
             let wanted = u64::from(t.workgroup_count).div_ceil(self.across.max(1));
             let least = if self.walk == Walk::Rows { t.min_loads } else { t.min_column_loads };
-            let most = long.div_ceil(u64::from(least) * span).max(1);
+            let most = long.div_ceil(u64::from(least).max(1) * span).max(1);
             let chunk = long.div_ceil(wanted.clamp(1, most)).next_multiple_of(4 * span);
             chunk.min(u64::from(MAX_ITERATIONS) / 2 * span)
         };
@@ -710,8 +716,10 @@ impl<'a> Builder<'a> {
         params.chunk_count = long.div_ceil(chunk) as u32;
         params.width = width as u32;
         params.tail = tail as u32;
-        params.plane = (u64::from(params.chunk_count) * width) as u32;
-        params.sums = params.plane * 2;
+        // A plane that does not fit u32 makes the scratch too large to bind.
+        self.plane = u64::from(params.chunk_count) * width;
+        params.plane = self.plane as u32;
+        params.sums = (self.plane * 2) as u32;
         params.value_count = n as f32;
         params.rate = rate as f32;
         params.keep = keep as f32;
@@ -746,7 +754,7 @@ impl<'a> Builder<'a> {
 
     /// Bytes of all partials, two planes.
     fn partials(&self) -> u64 {
-        u64::from(self.params.plane) * 8
+        self.plane * 8
     }
 
     fn push(&mut self, kernel: Kernel, slots: Slots, workgroup_count: u64, bytes_moved: u64) {
@@ -821,7 +829,7 @@ impl<'a> Builder<'a> {
             self.push(kernel, slots, self.across, 3 * e);
             return;
         }
-        self.scratch = u64::from(self.params.plane) * 2;
+        self.scratch = self.plane * 2;
         let partials = self.partials();
         let statistics = self.pick(Kernel::RowsStatistics, Kernel::ColumnsStatistics);
         let slots = Slots::of(&[Slot::X, Slot::Scratch]);
@@ -888,7 +896,7 @@ impl<'a> Builder<'a> {
 
     /// Two planes of partials, then the merged sums.
     fn gradient_scratch(&self) -> u64 {
-        2 * (u64::from(self.params.plane) + u64::from(self.params.channel_count))
+        2 * (self.plane + u64::from(self.params.channel_count))
     }
 
     fn frozen_backward(&mut self) {

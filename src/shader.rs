@@ -161,7 +161,7 @@ fn row(kernel: Kernel) -> Row {
             FORWARD,
         ),
         Kernel::RowsReduce => {
-            row(wgsl!("rows_reduce"), &[CENTER, TREE_SUMS, ROWS, ROWS_REDUCE], REDUCE)
+            row(wgsl!("rows_reduce"), &[CENTER, SLOPE, TREE_SUMS, ROWS, ROWS_REDUCE], REDUCE)
         }
         Kernel::ColumnsReduce => {
             row(wgsl!("columns_reduce"), &[CENTER, COLUMNS, COLUMNS_REDUCE], REDUCE)
@@ -193,7 +193,7 @@ fn row(kernel: Kernel) -> Row {
             &[CENTER, SLOPE, COLUMNS, COLUMNS_REDUCE, COLUMNS_GRADIENT],
             BACKWARD,
         ),
-        Kernel::RowsFrozen => row(wgsl!("rows_frozen"), &[CENTER, TREE_SUMS, ROWS], FROZEN),
+        Kernel::RowsFrozen => row(wgsl!("rows_frozen"), &[CENTER, SLOPE, TREE_SUMS, ROWS], FROZEN),
         Kernel::ColumnsFrozen => row(wgsl!("columns_frozen"), &[CENTER, COLUMNS], FROZEN),
     }
 }

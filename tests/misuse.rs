@@ -247,6 +247,16 @@ fn wrong_memory_is_refused() {
     let y = wide.slice(TENSOR.next_multiple_of(256)..).into();
     let buffers = TrainBuffers { x, y, ..b.train() };
     assert_eq!(prepared.bind(&buffers).unwrap_err(), shared(Slot::X, Slot::Y));
+    // The same for what meets in no dispatch of this path.
+    let saved = wide.slice(TENSOR.next_multiple_of(256)..).into();
+    let x = wide.slice(..TENSOR).into();
+    let apart = TrainBuffers { x, saved, ..b.train() };
+    assert_eq!(prepared.bind(&apart).unwrap_err(), shared(Slot::X, Slot::Saved));
+    // A pair that is always written together may share.
+    let pair = bench.buffer(512);
+    let running_mean = pair.slice(..CHANNELS).into();
+    let running_var = pair.slice(256..).into();
+    prepared.bind(&TrainBuffers { running_mean, running_var, ..b.train() }).unwrap();
     // Which is what an arena is for.
     bench.train(Config { memory: Memory::Arena, ..Config::pytorch() }).bind(&buffers).unwrap();
 }
@@ -398,7 +408,7 @@ fn a_plan_for_another_device_is_refused() {
     let plan = Plan::<Train>::new(geometry, &Config::keras(), &caps).unwrap();
     assert_eq!(
         bench.kernels.prepare(plan).unwrap_err(),
-        too_much("bytes in a storage binding", 512 << 20, 128 << 20)
+        PrepareError::TooLarge { slot: Slot::X, size: 512 << 20, limit: 128 << 20 }
     );
     let geometry = Geometry::new(&[2, 100_000, 64], ChannelAxis::First).unwrap();
     let plan = Plan::<Train>::new(geometry, &Config::keras(), &caps).unwrap();

@@ -147,6 +147,36 @@ fn refusals_are_typed() {
             Err(PlanError::Tuning { workgroup_size, max: 256 })
         );
     }
+    // No number of a tuning makes planning panic.
+    let zero = Tuning {
+        workgroup_size: 8,
+        workgroup_count: 0,
+        min_loads: 0,
+        min_column_loads: 0,
+        fused_loads: 0,
+        fused_workgroups: 0,
+        tiny_loads: 0,
+        min_row: 0,
+    };
+    for shape in [&[2usize, 5, 1][..], &[64, 5, 7], &[3, 1, 1000], &[500, 3]] {
+        Plan::<Backward>::with_tuning(geometry(shape), &Config::keras(), &caps, &zero).unwrap();
+    }
+    let nothing = Caps { max_workgroups_per_dimension: 0, ..caps.clone() };
+    let plan = Plan::<Train>::new(geometry(&[2, 5000, 64]), &Config::keras(), &nothing);
+    assert!(matches!(plan, Err(PlanError::Grid { max: 0, .. })));
+    let endless = Caps { max_storage_binding_size: u64::MAX, ..caps.clone() };
+    for shape in [[1, 100_000_000, 31], [1, 1 << 40, 1 << 15], [0, (1 << 59) - 1, 1]] {
+        let geometry = Geometry::new(&shape, ChannelAxis::First).unwrap();
+        let plan = Plan::<Train>::new(geometry, &Config::keras(), &endless);
+        assert!(matches!(plan, Err(PlanError::TooLarge { .. })) || geometry.is_empty());
+    }
+    // Inference has no saved statistics to be too large.
+    let wide = Geometry::new(&[2, 3, 2048, 2048], ChannelAxis::PerActivation).unwrap();
+    assert!(Plan::<Infer>::new(wide, &Config::keras(), &caps).is_ok());
+    assert_eq!(
+        Plan::<Train>::new(wide, &Config::keras(), &caps).unwrap_err(),
+        PlanError::TooLarge { slot: Slot::Saved, size: 3 * 4 * 3 * 2048 * 2048, limit }
+    );
     let narrow = Caps { max_workgroups_per_dimension: 2, ..caps.clone() };
     assert!(matches!(
         Plan::<Train>::new(geometry(&[2, 5000, 64]), &Config::keras(), &narrow),

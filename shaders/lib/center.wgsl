@@ -1,6 +1,7 @@
 
 // What a value is normalized with: (x − mean) − rest, times inv_std. The pair (mean, rest) keeps
-// the bits of the mean that one f32 has no room for.
+// the bits of the mean that one f32 has no room for. `rest` is always folded into a constant of the
+// channel: next to x, a compiler could add it to the mean, where it would be lost.
 
 struct Center {
     mean: f32,

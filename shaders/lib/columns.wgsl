@@ -42,6 +42,10 @@ fn put_center(c: Centers, i: u32, center: Center) -> Centers {
     );
 }
 
+fn get_center(c: Centers, i: u32) -> Center {
+    return Center(component(c.mean, i), component(c.rest, i), component(c.inv_std, i));
+}
+
 fn no_centers() -> Centers {
     return Centers(V(0.0), V(0.0), V(0.0));
 }

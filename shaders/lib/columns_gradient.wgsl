@@ -1,7 +1,7 @@
 
 struct Slopes {
     scale: V,
-    mean_dy: V,
+    offset: V,
     factor: V,
 }
 
@@ -12,7 +12,7 @@ fn no_slopes() -> Slopes {
 fn put_slope(s: Slopes, i: u32, slope: Slope) -> Slopes {
     return Slopes(
         put(s.scale, i, slope.scale),
-        put(s.mean_dy, i, slope.mean_dy),
+        put(s.offset, i, slope.offset),
         put(s.factor, i, slope.factor),
     );
 }
@@ -27,19 +27,19 @@ fn columns_gradient(strip: Strip, c: Centers, s: Slopes) {
         let g1 = load_dy(i + stride);
         let g2 = load_dy(i + 2u * stride);
         let g3 = load_dy(i + 3u * stride);
-        let x0 = (load_x(i) - c.mean) - c.rest;
-        let x1 = (load_x(i + stride) - c.mean) - c.rest;
-        let x2 = (load_x(i + 2u * stride) - c.mean) - c.rest;
-        let x3 = (load_x(i + 3u * stride) - c.mean) - c.rest;
-        store_dx(i, s.scale * ((g0 - s.mean_dy) - x0 * s.factor));
-        store_dx(i + stride, s.scale * ((g1 - s.mean_dy) - x1 * s.factor));
-        store_dx(i + 2u * stride, s.scale * ((g2 - s.mean_dy) - x2 * s.factor));
-        store_dx(i + 3u * stride, s.scale * ((g3 - s.mean_dy) - x3 * s.factor));
+        let x0 = load_x(i) - c.mean;
+        let x1 = load_x(i + stride) - c.mean;
+        let x2 = load_x(i + 2u * stride) - c.mean;
+        let x3 = load_x(i + 3u * stride) - c.mean;
+        store_dx(i, s.scale * ((g0 - s.offset) - x0 * s.factor));
+        store_dx(i + stride, s.scale * ((g1 - s.offset) - x1 * s.factor));
+        store_dx(i + 2u * stride, s.scale * ((g2 - s.offset) - x2 * s.factor));
+        store_dx(i + 3u * stride, s.scale * ((g3 - s.offset) - x3 * s.factor));
         i = i + 4u * stride;
     }
     for (; row < strip.end; row = row + 1u) {
-        let x = (load_x(i) - c.mean) - c.rest;
-        store_dx(i, s.scale * ((load_dy(i) - s.mean_dy) - x * s.factor));
+        let x = load_x(i) - c.mean;
+        store_dx(i, s.scale * ((load_dy(i) - s.offset) - x * s.factor));
         i = i + stride;
     }
 }

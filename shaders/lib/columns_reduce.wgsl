@@ -15,10 +15,10 @@ fn columns_sums(strip: Strip, c: Centers) -> ColumnSums {
         let g1 = load_dy(i + stride);
         let g2 = load_dy(i + 2u * stride);
         let g3 = load_dy(i + 3u * stride);
-        let x0 = (load_x(i) - c.mean) - c.rest;
-        let x1 = (load_x(i + stride) - c.mean) - c.rest;
-        let x2 = (load_x(i + 2u * stride) - c.mean) - c.rest;
-        let x3 = (load_x(i + 3u * stride) - c.mean) - c.rest;
+        let x0 = load_x(i) - c.mean;
+        let x1 = load_x(i + stride) - c.mean;
+        let x2 = load_x(i + 2u * stride) - c.mean;
+        let x3 = load_x(i + 3u * stride) - c.mean;
         s.dy = s.dy + ((g0 + g1) + (g2 + g3));
         s.dyx = s.dyx + ((g0 * x0 + g1 * x1) + (g2 * x2 + g3 * x3));
         i = i + 4u * stride;
@@ -26,8 +26,9 @@ fn columns_sums(strip: Strip, c: Centers) -> ColumnSums {
     for (; row < strip.end; row = row + 1u) {
         let g = load_dy(i);
         s.dy = s.dy + g;
-        s.dyx = s.dyx + g * ((load_x(i) - c.mean) - c.rest);
+        s.dyx = s.dyx + g * (load_x(i) - c.mean);
         i = i + stride;
     }
+    s.dyx = s.dyx - c.rest * s.dy;
     return s;
 }

@@ -5,7 +5,7 @@
 // variance of their own; sets are merged by Chan, Golub and LeVeque's formula, written with the
 // variance instead of the sum of squares so that values up to 1e19 do not overflow:
 //   w = n_b / (n_a + n_b),  δ = m_b − m_a
-//   m = m_a + δ·w,          v = v_a + w·((v_b − v_a) + δ²·(1 − w))
+//   m = m_a + δ·w,          v = v_a + (w·(v_b − v_a) + δ·w·δ·(1 − w))
 
 struct Moments {
     count: u32,
@@ -15,11 +15,13 @@ struct Moments {
 
 fn merge(a: Moments, b: Moments) -> Moments {
     let count = a.count + b.count;
-    let w = f32(b.count) / f32(max(count, 1u));
+    // The first set is taken whole: division may give a little less than 1 for n / n.
+    let w = select(f32(b.count) / f32(max(count, 1u)), 1.0, a.count == 0u);
     let delta = b.mean - a.mean;
     // An infinite mean stays infinite: ∞ − ∞ would make it NaN.
     let mean = select(a.mean + b.mean, a.mean + delta * w, is_finite(delta));
-    let variance = a.variance + w * ((b.variance - a.variance) + delta * delta * (1.0 - w));
+    let apart = (delta * w) * (delta * (1.0 - w));
+    let variance = a.variance + (w * (b.variance - a.variance) + apart);
     return Moments(count, mean, variance);
 }
 
@@ -44,7 +46,7 @@ fn add_batch(a: Accumulator, size: f32, mean: V, rest: V, variance: V) -> Accumu
     return Accumulator(
         count,
         a.mean + delta * w,
-        a.variance + w * ((variance - a.variance) + delta * delta * (1.0 - w)),
+        a.variance + (w * (variance - a.variance) + (delta * w) * (delta * (1.0 - w))),
         a.total + mean,
     );
 }

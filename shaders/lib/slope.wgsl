@@ -1,19 +1,33 @@
 
-// dx = scale·((dy − mean_dy) − (x−μ)·factor), with scale = γ·i, mean_dy = S₁/n, factor = i·(S₂·i/n).
+// dx = scale·((dy − offset) − (x − mean)·factor), with scale = γ·i, factor = i·(S₂·i/n) and
+// offset = S₁/n − rest·factor.
+
+struct Sums {
+    dy: f32,
+    dyx: f32,
+}
 
 struct Slope {
     scale: f32,
-    mean_dy: f32,
+    offset: f32,
     factor: f32,
 }
 
-fn slope_of(channel: u32, inv_std: f32, dy: f32, dyx: f32) -> Slope {
+fn slope_of(channel: u32, center: Center, s: Sums) -> Slope {
     let n = params.value_count;
-    return Slope(load_gamma(channel) * inv_std, dy / n, inv_std * (dyx * inv_std / n));
+    let i = center.inv_std;
+    let factor = i * (s.dyx * i / n);
+    return Slope(load_gamma(channel) * i, s.dy / n - center.rest * factor, factor);
 }
 
 // dβ = S₁ and dγ = S₂·i.
-fn store_parameter_gradients(channel: u32, inv_std: f32, dy: f32, dyx: f32) {
-    store_dgamma(channel, select(0.0, load_dgamma(channel), ACCUMULATE) + dyx * inv_std);
-    store_dbeta(channel, select(0.0, load_dbeta(channel), ACCUMULATE) + dy);
+fn store_parameter_gradients(channel: u32, inv_std: f32, s: Sums) {
+    store_dgamma(channel, select(0.0, load_dgamma(channel), ACCUMULATE) + s.dyx * inv_std);
+    store_dbeta(channel, select(0.0, load_dbeta(channel), ACCUMULATE) + s.dy);
+}
+
+// The merged sums that finalize_gradients leaves in the scratch.
+fn merged_sums(channel: u32) -> Sums {
+    let at = params.sums + channel;
+    return Sums(load_scratch(at), load_scratch(at + params.channel_count));
 }

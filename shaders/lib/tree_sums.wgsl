@@ -1,11 +1,5 @@
 
-// Σdy and Σdy·(x−μ), and their sum over neighbouring lanes in a fixed tree, as in
-// tree_moments.wgsl.
-
-struct Sums {
-    dy: f32,
-    dyx: f32,
-}
+// Adds the sums of neighbouring lanes in a fixed tree, as in tree_moments.wgsl.
 
 var<workgroup> tree_dy: array<f32, LANES>;
 var<workgroup> tree_dyx: array<f32, LANES>;
