@@ -1,0 +1,92 @@
+//! The memcpy kernel: the yardstick, with the best geometry found per class of adapter
+//! (`cargo bench --bench ratios -- --copy` measures again).
+//!
+//! | device (25.7 MB, GB/s read + written) | 8 lanes | 64 lanes | 256 lanes |
+//! |---|---|---|---|
+//! | llvmpipe, Mesa 22.3.6, 2 cores of an AMD EPYC, 64 to 4096 workgroups | 1.66–1.69 | 0.86–0.90 | 0.85–1.33 |
+//!
+//! There, an unrolled copy by single invocations at addresses that are the same for a whole
+//! workgroup, and 16 or 32 lanes, did not pay (0.8 to 1.1 of 8 lanes). What costs is a load, some
+//! 20 ns for a vec4; a store costs a fifth of that. No hardware GPU has been measured.
+
+use wgpu_batchnorm::{Class, Gpu, wgpu};
+
+/// A bound copy of one buffer to another.
+pub struct Copy {
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+    grid: [u32; 2],
+}
+
+impl Copy {
+    /// Copies whole vectors of 16 bytes.
+    pub fn new(gpu: &Gpu, x: &wgpu::Buffer, y: &wgpu::Buffer) -> Self {
+        let (lanes, workgroups) = match gpu.caps().class {
+            Class::Software => (8u32, 256u32),
+            Class::Hardware => (256, 4_096),
+        };
+        Self::with_geometry(gpu, x, y, lanes, workgroups)
+    }
+
+    /// With `lanes` invocations in each of about `workgroups` workgroups.
+    pub fn with_geometry(
+        gpu: &Gpu,
+        x: &wgpu::Buffer,
+        y: &wgpu::Buffer,
+        lanes: u32,
+        workgroups: u32,
+    ) -> Self {
+        let device = gpu.device();
+        let length = (x.size() / 16) as u32;
+        let chunk = length.div_ceil(workgroups).next_multiple_of(4 * lanes);
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some("copy"),
+            source: wgpu::ShaderSource::Wgsl(include_str!("copy.wgsl").into()),
+        };
+        // SAFETY: indices stay below `length`, the number of whole vectors in both buffers, and
+        // every loop advances towards its end. The kernels are compiled with the same freedom.
+        let module = unsafe {
+            device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        };
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some("copy"),
+            layout: None,
+            module: &module,
+            entry_point: None,
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[("LANES", f64::from(lanes))],
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        let params = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("copy params"),
+            size: 8,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: true,
+        });
+        params
+            .get_mapped_range_mut(..)
+            .expect("the buffer was just mapped")
+            .copy_from_slice(bytemuck::cast_slice(&[length, chunk]));
+        params.unmap();
+        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("copy"),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &[
+                wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() },
+                wgpu::BindGroupEntry { binding: 1, resource: x.as_entire_binding() },
+                wgpu::BindGroupEntry { binding: 2, resource: y.as_entire_binding() },
+            ],
+        });
+        let count = length.div_ceil(chunk);
+        let rows = count.div_ceil(65_535).max(1);
+        Self { pipeline, group, grid: [count.div_ceil(rows), rows] }
+    }
+
+    pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);
+    }
+}

@@ -1,0 +1,286 @@
+//! What both benchmarks share: shapes, operations on the GPU and on the CPU rival, the memcpy
+//! kernel, and time.
+
+pub mod copy;
+pub mod rival;
+
+use std::time::{Duration, Instant};
+
+use wgpu_batchnorm::{
+    Backward, BackwardBuffers, Bound, ChannelAxis, Config, Geometry, Gpu, Infer, InferBuffers,
+    Plan, Train, TrainBuffers, wgpu,
+};
+
+use copy::Copy;
+use rival::{Moments, View};
+
+/// Logical `[N, C, ...]` and whether it lies channels-last in memory.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub logical: Vec<usize>,
+    pub channels_last: bool,
+}
+
+impl Shape {
+    pub fn geometry(&self) -> Geometry {
+        let mut shape = self.logical.clone();
+        let mut axis = ChannelAxis::First;
+        if self.channels_last {
+            let channels = shape.remove(1);
+            shape.push(channels);
+            axis = ChannelAxis::Last;
+        }
+        Geometry::new(&shape, axis).expect("a benchmark's shape has two axes and fits")
+    }
+
+    pub fn name(&self) -> String {
+        let dims: Vec<String> = self.logical.iter().map(usize::to_string).collect();
+        let layout = if self.channels_last { "nhwc" } else { "nchw" };
+        format!("{} {layout}", dims.join("x"))
+    }
+}
+
+#[derive(Clone, std::marker::Copy, Debug, PartialEq)]
+pub enum Operation {
+    Forward,
+    Inference,
+    Backward,
+}
+
+impl Operation {
+    pub const ALL: [Self; 3] = [Self::Forward, Self::Inference, Self::Backward];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Inference => "inference",
+            Self::Backward => "backward",
+        }
+    }
+
+    /// Bytes of a streaming implementation, in tensors.
+    pub fn tensors(self) -> u64 {
+        match self {
+            Self::Forward => 3,
+            Self::Inference => 2,
+            Self::Backward => 5,
+        }
+    }
+}
+
+/// The device, or the reason why there is none. Without one a benchmark says SKIP, or fails under
+/// `BATCHNORM_REQUIRE_GPU=1`.
+pub fn gpu() -> Option<Gpu> {
+    match Gpu::new_blocking() {
+        Ok(gpu) => Some(gpu),
+        Err(error) => {
+            let required = std::env::var("BATCHNORM_REQUIRE_GPU").is_ok_and(|value| value == "1");
+            assert!(!required, "BATCHNORM_REQUIRE_GPU is set, but: {error}");
+            println!("SKIP: {error}");
+            None
+        }
+    }
+}
+
+/// One shape with everything to run on it; buffers are made and warmed once.
+pub struct Subject {
+    pub geometry: Geometry,
+    pub explain: [String; 3],
+    pub dispatches: [usize; 3],
+    gpu: Gpu,
+    bound: [Bound; 3],
+    copy: Copy,
+    view: View,
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    out: Vec<f32>,
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
+    moments: Vec<Moments>,
+}
+
+/// Values that no arithmetic unit is slow on.
+fn noise(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..count).map(|_| next() + next() + 0.25).collect()
+}
+
+pub fn storage(gpu: &Gpu, values: &[f32]) -> wgpu::Buffer {
+    let bytes: &[u8] = bytemuck::cast_slice(values);
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: bytes.len() as u64,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: true,
+    });
+    let mut view = buffer.get_mapped_range_mut(..).expect("the buffer was just mapped");
+    view.copy_from_slice(bytes);
+    drop(view);
+    buffer.unmap();
+    buffer
+}
+
+impl Subject {
+    /// `Err` says why the shape cannot run on this device.
+    pub fn new(gpu: &Gpu, shape: &Shape) -> Result<Self, String> {
+        let geometry = shape.geometry();
+        let caps = gpu.caps();
+        let config = Config::pytorch();
+        let text = |error: &dyn std::error::Error| error.to_string();
+        let train = Plan::<Train>::new(geometry, &config, caps).map_err(|e| text(&e))?;
+        let infer = Plan::<Infer>::new(geometry, &config, caps).map_err(|e| text(&e))?;
+        let backward = Plan::<Backward>::new(geometry, &config, caps).map_err(|e| text(&e))?;
+        let explain = [train.explain(), infer.explain(), backward.explain()];
+        let dispatches = [train.stages().len(), infer.stages().len(), backward.stages().len()];
+        let (n, c) = (geometry.len() as usize, geometry.channels() as usize);
+        let (x, dy) = (noise(n, 1), noise(n, 2));
+        let (gamma, beta) = (noise(c, 3), noise(c, 4));
+        let scratch_size = train.scratch_size().max(backward.scratch_size()).max(4);
+        let tensor = |values: &[f32]| storage(gpu, values);
+        let (gx, gdy, gy, gdx) = (tensor(&x), tensor(&dy), tensor(&x), tensor(&x));
+        let (ggamma, gbeta) = (tensor(&gamma), tensor(&beta));
+        let (mean, var) = (tensor(&vec![0.0; c]), tensor(&vec![1.0; c]));
+        let (dgamma, dbeta) = (tensor(&gamma), tensor(&beta));
+        let saved = tensor(&vec![0.0; 3 * c]);
+        let scratch = tensor(&vec![0.0; (scratch_size / 4) as usize]);
+        let kernels = gpu.kernels();
+        let bound = [
+            kernels.prepare(train).map_err(|e| text(&e))?.bind(&TrainBuffers {
+                x: (&gx).into(),
+                y: (&gy).into(),
+                gamma: (&ggamma).into(),
+                beta: (&gbeta).into(),
+                saved: (&saved).into(),
+                running_mean: (&mean).into(),
+                running_var: (&var).into(),
+                scratch: (&scratch).into(),
+                ..Default::default()
+            }),
+            kernels.prepare(infer).map_err(|e| text(&e))?.bind(&InferBuffers {
+                x: (&gx).into(),
+                y: (&gy).into(),
+                gamma: (&ggamma).into(),
+                beta: (&gbeta).into(),
+                running_mean: (&mean).into(),
+                running_var: (&var).into(),
+            }),
+            kernels.prepare(backward).map_err(|e| text(&e))?.bind(&BackwardBuffers {
+                x: (&gx).into(),
+                dy: (&gdy).into(),
+                dx: (&gdx).into(),
+                gamma: (&ggamma).into(),
+                dgamma: (&dgamma).into(),
+                dbeta: (&dbeta).into(),
+                saved: (&saved).into(),
+                scratch: (&scratch).into(),
+            }),
+        ];
+        let [train, infer, backward] = bound.map(|bound| bound.map_err(|e| text(&e)));
+        let bound = [train?, infer?, backward?];
+        let copy = Copy::new(gpu, &gx, &gy);
+        let (outer, inner) = (geometry.outer() as usize, geometry.inner() as usize);
+        // A single channel is one run.
+        let view = match c {
+            1 => View { outer: 1, channels: 1, inner: n },
+            channels => View { outer, channels, inner },
+        };
+        let mut subject = Self {
+            geometry,
+            explain,
+            dispatches,
+            gpu: gpu.clone(),
+            bound,
+            copy,
+            view,
+            out: vec![0.0; n],
+            x,
+            dy,
+            gamma,
+            beta,
+            moments: Vec::new(),
+        };
+        subject.moments =
+            rival::forward(view, &subject.x, &mut subject.out, &subject.gamma, &subject.beta);
+        subject.check_rival();
+        Ok(subject)
+    }
+
+    /// The rival must be right before it may be fast: its statistics against plain f64 loops.
+    fn check_rival(&self) {
+        let View { outer, channels, inner } = self.view;
+        let n = (outer * inner) as f64;
+        for c in [0, channels / 2, channels - 1] {
+            let values = || {
+                (0..outer).flat_map(move |o| {
+                    let start = (o * channels + c) * inner;
+                    self.x[start..start + inner].iter().map(|&x| f64::from(x))
+                })
+            };
+            let mean = values().sum::<f64>() / n;
+            let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+            let m = self.moments[c];
+            // f32 sums of up to 4096 values of size about 1, each addition rounding by 2⁻²⁴.
+            let bound = 4096.0 * 2f64.powi(-24);
+            assert!((m.mean - mean).abs() <= bound, "mean of {c}: {} for {mean}", m.mean);
+            assert!((m.variance - variance).abs() <= 4.0 * bound, "variance of {c}");
+        }
+    }
+
+    /// Bytes of one tensor.
+    pub fn tensor_size(&self) -> u64 {
+        self.geometry.len() * 4
+    }
+
+    /// `count` times the operation on the GPU, in one submit.
+    pub fn run_gpu(&self, operation: Operation, count: u32) -> Duration {
+        let bound = &self.bound[operation as usize];
+        time(&self.gpu, count, |pass| bound.encode(pass))
+    }
+
+    /// `count` times the memcpy kernel from `x` to `y`, in one submit.
+    pub fn run_copy(&self, count: u32) -> Duration {
+        time(&self.gpu, count, |pass| self.copy.encode(pass))
+    }
+
+    /// `count` times the operation on the CPU.
+    pub fn run_rival(&mut self, operation: Operation, count: u32) -> Duration {
+        let Self { view, x, dy, out, gamma, beta, moments, .. } = self;
+        let start = Instant::now();
+        for _ in 0..count {
+            match operation {
+                Operation::Forward => {
+                    std::hint::black_box(rival::forward(*view, x, out, gamma, beta));
+                }
+                Operation::Inference => rival::inference(*view, x, out, gamma, beta, moments),
+                Operation::Backward => {
+                    std::hint::black_box(rival::backward(*view, x, dy, out, gamma, moments));
+                }
+            }
+            std::hint::black_box(&mut *out);
+        }
+        start.elapsed()
+    }
+}
+
+/// Wall time of `count` recordings in one submit, with its wait.
+pub fn time(gpu: &Gpu, count: u32, encode: impl Fn(&mut wgpu::ComputePass<'_>)) -> Duration {
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for _ in 0..count {
+            encode(&mut pass);
+        }
+    }
+    let commands = encoder.finish();
+    let start = Instant::now();
+    let submission_index = Some(gpu.queue().submit([commands]));
+    let timeout = Some(Duration::from_secs(300));
+    gpu.device()
+        .poll(wgpu::PollType::Wait { submission_index, timeout })
+        .expect("the device finishes within five minutes");
+    start.elapsed()
+}
