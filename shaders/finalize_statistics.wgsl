@@ -1,7 +1,7 @@
 
 // Merges the partial statistics of each channel; GROUP lanes share a channel.
 // Grid: channels / (LANES / GROUP). Reads: scratch, x (its first elements), batches.
-// Writes: saved, running_mean, running_var.
+// Writes: saved, running_mean, running_var; or moments.
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -25,6 +25,11 @@ fn main(
     }
     m = tree_moments(m, lane, GROUP);
     if live && lane % GROUP == 0u {
-        settle(channel, center_from(shift_of(channel), m), m.variance);
+        let center = center_from(shift_of(channel), m);
+        settle(channel, center, m.variance);
+        let c = params.channel_count;
+        store_moments(channel, center.mean);
+        store_moments(c + channel, center.rest);
+        store_moments(2u * c + channel, m.variance);
     }
 }

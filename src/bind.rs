@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::config::Memory;
 use crate::kernels::{Prepared, Scopes};
-use crate::plan::{Backward, FrozenBackward, Infer, Operation, Slot, Train};
+use crate::plan::{Backward, FrozenBackward, Infer, Operation, Slot, Statistics, Train};
 use crate::shader::{self, Access};
 
 /// One slot's memory: a buffer, a part of one, or nothing.
@@ -178,6 +178,19 @@ buffers! {
         running_mean: RunningMean,
         /// Read `[C]`.
         running_var: RunningVar,
+        /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
+        scratch: Scratch,
+    }
+}
+
+buffers! {
+    /// Memory of a statistics operation. Sizes: [`Plan::slots`](crate::Plan::slots).
+    StatisticsBuffers for Statistics {
+        /// Input tensor; not looked at when it is empty.
+        x: X,
+        /// Written `[3, C]`: mean, its rounding remainder, population variance; zeros for an empty
+        /// batch. [`Moments::from_slot`](crate::Moments::from_slot) takes it.
+        moments: Moments,
         /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
         scratch: Scratch,
     }

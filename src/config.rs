@@ -30,7 +30,8 @@ pub enum Update {
     Decay(f64),
     /// The plain average over all batches so far: factor `1 / count`, where `count` includes this
     /// batch (PyTorch's `momentum=None`). The count is the `batches` slot, one `u32` in a buffer
-    /// of yours.
+    /// of yours. Batches weigh the same whatever their size, and the spread between their means is
+    /// missed; [`Moments`](crate::Moments) give the exact statistics of several batches.
     Cumulative,
     /// Leave the running statistics alone; their buffers are not even bound. For a forward pass
     /// that is computed a second time (activation checkpointing).

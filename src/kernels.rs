@@ -262,7 +262,7 @@ fn trusted(
     // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
     //   loops end at `Range::end` or `Strip::end` and idle lanes return;
-    // - per-channel slots are indexed below channel_count (saved: 3·channel_count);
+    // - per-channel slots are indexed below channel_count (saved and moments: 3·channel_count);
     // - the scratch is indexed below 2·plane, and below sums + 2·channel_count in backward
     //   operations, which reserve it.
     // Every loop advances by a constant ≥ 1 towards a bound, so it ends. Divisors are LANES, GROUP,

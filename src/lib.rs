@@ -3,9 +3,11 @@
 //! # Where to start
 //!
 //! - Embedding: [`Geometry`] and [`Config`] make a [`Plan`]; [`Kernels::prepare`] compiles it;
-//!   [`Prepared::bind`] checks [`TrainBuffers`], [`InferBuffers`], [`BackwardBuffers`] or
-//!   [`FrozenBackwardBuffers`]; [`Bound::encode`] records it.
-//! - What every operation computes: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`].
+//!   [`Prepared::bind`] checks [`TrainBuffers`], [`InferBuffers`], [`BackwardBuffers`],
+//!   [`FrozenBackwardBuffers`] or [`StatisticsBuffers`]; [`Bound::encode`] records it.
+//! - What every operation computes: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`],
+//!   [`Statistics`].
+//! - Exact statistics of many batches: [`Moments`].
 //! - Devices: [`Caps`] and [`Tuning`] decide how work is cut.
 #![cfg_attr(feature = "host", doc = "- Host form: [`Gpu`], and the layer [`BatchNorm`].")]
 #![deny(unsafe_code)]
@@ -20,6 +22,7 @@ mod host;
 mod kernels;
 #[cfg(feature = "host")]
 mod layer;
+mod moments;
 mod plan;
 #[cfg(feature = "reference")]
 pub mod reference;
@@ -30,7 +33,7 @@ mod tuning;
 
 pub use bind::{
     BackwardBuffers, Bind, BindError, Bound, FrozenBackwardBuffers, InferBuffers, SlotBuffers,
-    SlotMemory, TrainBuffers,
+    SlotMemory, StatisticsBuffers, TrainBuffers,
 };
 pub use caps::{Caps, Class};
 pub use config::{
@@ -45,9 +48,10 @@ pub use host::{
 pub use kernels::{KernelOptions, Kernels, PrepareError, Prepared};
 #[cfg(feature = "host")]
 pub use layer::{BatchNorm, LayerState};
+pub use moments::{Moments, MomentsError};
 pub use plan::{
     Backward, FrozenBackward, Infer, Kernel, Operation, Params, Plan, PlanError, Slot, Slots,
-    Stage, Train, Variant,
+    Stage, Statistics, Train, Variant,
 };
 #[cfg(feature = "host")]
 pub use self_test::{Check, SelfTest};

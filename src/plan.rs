@@ -18,7 +18,8 @@ mod private {
     pub trait Sealed {}
 }
 
-/// An operation that can be planned: [`Train`], [`Infer`], [`Backward`] or [`FrozenBackward`].
+/// An operation that can be planned: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`] or
+/// [`Statistics`].
 pub trait Operation: private::Sealed + fmt::Debug + Clone + Copy + PartialEq + Send + Sync {
     /// Its name in labels: `batchnorm::NAME::…`.
     const NAME: &'static str;
@@ -60,6 +61,14 @@ operation! {
     /// `dγ = Σdy·(x−running_mean)·i`, `dβ = Σdy`, with `i = 1/√(running_var+ε)`.
     FrozenBackward, "frozen_backward", frozen_backward
 }
+operation! {
+    /// The batch's statistics alone, in one read: `moments` = μ, its rounding remainder, and the
+    /// population variance `Σ(x−μ)²/n`. One value per channel gives variance 0; an empty batch
+    /// gives zeros, which are the statistics of no value and count for nothing in
+    /// [`Moments::merge`](crate::Moments::merge). Of the config only the element and the memory
+    /// matter.
+    Statistics, "statistics", statistics
+}
 
 /// A piece of the caller's memory, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,13 +98,15 @@ pub enum Slot {
     RunningVar,
     /// One `u32`: batches seen, for [`Update::Cumulative`].
     Batches,
+    /// `[3, C]`: mean, its rounding remainder, population variance.
+    Moments,
     /// Working memory, garbage before and after.
     Scratch,
 }
 
 impl Slot {
     /// All slots, in binding order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::X,
         Self::Y,
         Self::Dy,
@@ -108,6 +119,7 @@ impl Slot {
         Self::RunningMean,
         Self::RunningVar,
         Self::Batches,
+        Self::Moments,
         Self::Scratch,
     ];
 
@@ -126,6 +138,7 @@ impl Slot {
             Self::RunningMean => "running_mean",
             Self::RunningVar => "running_var",
             Self::Batches => "batches",
+            Self::Moments => "moments",
             Self::Scratch => "scratch",
         }
     }
@@ -187,7 +200,7 @@ pub enum Kernel {
     RowsStatistics,
     /// Partial mean and variance of chunks of columns.
     ColumnsStatistics,
-    /// Merges partial statistics; writes saved and running statistics.
+    /// Merges partial statistics; writes saved and running statistics, or the moments.
     FinalizeStatistics,
     /// Normalize, scale, shift.
     RowsNormalize,
@@ -477,7 +490,7 @@ impl<O: Operation> Plan<O> {
         match slot {
             Slot::Scratch => self.scratch_size,
             Slot::Batches => 4,
-            Slot::Saved => 3 * channel_size,
+            Slot::Saved | Slot::Moments => 3 * channel_size,
             slot if slot.is_tensor() => self.geometry.len() * self.config.element.size(),
             _ => channel_size,
         }
@@ -829,16 +842,36 @@ impl<'a> Builder<'a> {
             self.push(kernel, slots, self.across, 3 * e);
             return;
         }
-        self.scratch = self.plane * 2;
-        let partials = self.partials();
-        let statistics = self.pick(Kernel::RowsStatistics, Kernel::ColumnsStatistics);
-        let slots = Slots::of(&[Slot::X, Slot::Scratch]);
-        self.push(statistics, slots, self.sweep_workgroups(), e + partials);
-        let slots = settled.with(true, Slot::Scratch);
-        self.push(Kernel::FinalizeStatistics, slots, self.finalize_workgroups(), partials);
+        self.measure(settled);
         let slots = self.affine(output.union(Slots::of(&[Slot::X, Slot::Saved])));
         let normalize = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
         self.push(normalize, slots, self.sweep_workgroups(), 2 * e);
+    }
+
+    /// Partial statistics, then their merge into the slots of `settled`.
+    fn measure(&mut self, settled: Slots) {
+        self.scratch = self.plane * 2;
+        let partials = self.partials();
+        let kernel = self.pick(Kernel::RowsStatistics, Kernel::ColumnsStatistics);
+        let slots = Slots::of(&[Slot::X, Slot::Scratch]);
+        self.push(kernel, slots, self.sweep_workgroups(), self.tensor_size + partials);
+        let slots = settled.union(slots);
+        self.push(Kernel::FinalizeStatistics, slots, self.finalize_workgroups(), partials);
+    }
+
+    fn statistics(&mut self) {
+        let moments = Slots::of(&[Slot::Moments]);
+        if self.params.channel_count == 0 {
+            return;
+        }
+        if self.empty {
+            // No value: zeros, by merging no partials at all.
+            self.path = "an empty batch: the moments are zero";
+            self.push(Kernel::FinalizeStatistics, moments, self.finalize_workgroups(), 0);
+            return;
+        }
+        self.path = "partial statistics of every channel, then a merge of them";
+        self.measure(moments);
     }
 
     fn infer(&mut self) {

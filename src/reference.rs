@@ -7,6 +7,7 @@ use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD};
 
 use crate::config::{Config, ConfigError, NonFinite, SingleValue, Update};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
+use crate::moments::Moments;
 
 /// Running statistics, `[C]` each, and how many batches went into them.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,6 +158,19 @@ pub fn frozen_backward(
     let (s1, s2) = view.sums(&dy, &running.mean);
     let dx = view.map_indexed(|i, _, c| dy[i] * view.gamma(c) * inv_std[c]);
     Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1 })
+}
+
+/// The statistics of `x` alone.
+///
+/// # Errors
+/// [`ReferenceError::Geometry`]: a bad shape or axis.
+pub fn statistics(x: ArrayViewD<'_, f64>, axis: ChannelAxis) -> Result<Moments, ReferenceError> {
+    let input = Input { x, axis, gamma: None, beta: None };
+    // No number of a config matters.
+    let view = View::new(&input, &Config::pytorch())?;
+    let (mean, var) = view.moments();
+    Ok(Moments::new(view.count as u64, mean.to_vec(), var.to_vec())
+        .expect("bug: as many variances as means, and they are sums of squares"))
 }
 
 /// A tensor as `[outer, C, inner]` in row-major memory.

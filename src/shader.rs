@@ -141,6 +141,7 @@ fn row(kernel: Kernel) -> Row {
                 (Slot::RunningMean, Writes),
                 (Slot::RunningVar, Writes),
                 (Slot::Batches, Read),
+                (Slot::Moments, Writes),
                 (Slot::Scratch, Read),
             ],
         ),

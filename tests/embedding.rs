@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use wgpu_batchnorm::{
     Backward, ChannelAxis, Config, FrozenBackward, Gradients, Infer, KernelOptions, Kernels,
-    Memory, Plan, Slot, Train, TrainBuffers, Tuning, Update, wgpu,
+    Memory, Plan, Slot, Statistics, Train, TrainBuffers, Tuning, Update, wgpu,
 };
 
 use crate::common::compare::exactly;
@@ -32,7 +32,7 @@ fn every_memory_gives_the_same_bits() {
         let with = |memory| {
             let case = Case { config: Config { memory, ..case.config.clone() }, ..case.clone() };
             let (a, b) = (runner::train(gpu, &case, &data), runner::frozen(gpu, &case, &data));
-            [a.bits(), b.bits()].concat()
+            [a.bits(), b.bits(), bits(&runner::statistics(gpu, &case, &data))].concat()
         };
         let separate = with(Memory::Separate);
         assert!(separate == with(Memory::InPlace), "in place: {case}");
@@ -67,6 +67,10 @@ fn checked_shaders_give_the_same_bits() {
             runner::run(gpu, kernels, runner::plan::<FrozenBackward>(gpu, &case).unwrap(), &inputs)
         };
         assert!(defined(&frozen(gpu.kernels())) == defined(&frozen(&checked)), "{case}");
+        let statistics = |kernels| {
+            runner::run(gpu, kernels, runner::plan::<Statistics>(gpu, &case).unwrap(), &inputs)
+        };
+        assert!(defined(&statistics(gpu.kernels())) == defined(&statistics(&checked)), "{case}");
     }
 }
 
@@ -136,6 +140,50 @@ fn forward_and_backward_in_one_pass() {
         let contents = other.read(gpu, encoder);
         assert!(exactly(&floats(&contents[&Slot::Dx]), &apart.dx).is_good(), "{case}");
         assert!(exactly(&floats(&contents[&Slot::Dgamma]), &apart.dgamma).is_good(), "{case}");
+    }
+}
+
+/// The statistics of a training forward are the statistics alone, to the bit where they share their
+/// path.
+#[test]
+fn statistics_alone_are_those_of_training() {
+    let Some(gpu) = gpu() else { return };
+    let mut compared = 0;
+    for case in cases() {
+        let plan = runner::plan::<Train>(gpu, &case).unwrap();
+        let alone = runner::plan::<Statistics>(gpu, &case).unwrap();
+        assert!(alone.bytes_moved() < 2 * plan.slot_size(Slot::X), "more than one read: {case}");
+        if plan.scratch_size() == 0 {
+            continue;
+        }
+        let data = Data::random(case.geometry(), 30, 2.0, 1.0);
+        let train = runner::train(gpu, &case, &data);
+        let moments = runner::statistics(gpu, &case, &data);
+        let c = train.mean.len();
+        assert!(exactly(&moments[..c], &train.mean).is_good(), "{case}");
+        assert!(exactly(&moments[c..2 * c], &train.rest).is_good(), "{case}");
+        compared += 1;
+    }
+    assert!(compared > 0, "no case takes the path");
+}
+
+/// An empty batch overwrites the poison with the moments of no value.
+#[test]
+fn statistics_of_an_empty_batch_are_zeros() {
+    let Some(gpu) = gpu() else { return };
+    for (shape, axis) in [
+        (vec![0, 3, 4], ChannelAxis::First),
+        (vec![2, 300, 0], ChannelAxis::First),
+        (vec![0, 5], ChannelAxis::Last),
+    ] {
+        for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
+            let config = Config { memory, ..Config::pytorch() };
+            let case = Case::new(&shape, axis, config);
+            let data = Data::random(case.geometry(), 1, 0.0, 1.0);
+            let moments = runner::statistics(gpu, &case, &data);
+            let zeros = vec![0u32; 3 * case.geometry().channels() as usize];
+            assert_eq!(bits(&moments), zeros, "{case}");
+        }
     }
 }
 

@@ -16,9 +16,6 @@ fn tunings(case: &Case) -> Vec<Tuning> {
     vec![software, choose(Class::Hardware), split]
 }
 
-/// Channel c holds `center + c ± spread`. The signs are the Thue-Morse sequence and the sizes powers
-/// of two, so any four values at equal distance that make a batch hold two of each sign: wherever
-/// sets of unequal size are merged, their means are equal.
 #[test]
 fn mean_and_variance_of_exact_fill() {
     let Some(gpu) = gpu() else { return };
@@ -40,15 +37,9 @@ fn mean_and_variance_of_exact_fill() {
                 ..Config::pytorch()
             };
             let case = Case::new(shape, axis, config);
-            let g = case.geometry();
-            let (c, inner) = (g.channels() as usize, g.inner() as usize);
-            let mut data = Data::random(g, 1, 0.0, 1.0);
+            let c = case.geometry().channels() as usize;
             let mean = |channel: usize| center + channel as f32;
-            for (i, x) in data.x.iter_mut().enumerate() {
-                let place = i / (inner * c) * inner + i % inner;
-                let sign = if place.count_ones() % 2 == 0 { 1.0 } else { -1.0 };
-                *x = mean(i / inner % c) + sign * spread;
-            }
+            let data = Data::balanced(case.geometry(), mean, spread);
             for tuning in tunings(&case) {
                 let case = case.clone().tuned(&tuning);
                 let r = runner::train(gpu, &case, &data);
@@ -59,6 +50,9 @@ fn mean_and_variance_of_exact_fill() {
                 let variance = vec![spread * spread; c];
                 let close = exactly(&r.running_var, &variance);
                 assert!(close.is_good(), "{case}: variance {:?}", r.running_var);
+                let alone = runner::statistics(gpu, &case, &data);
+                let expected = [means, vec![0.0; c], variance].concat();
+                assert!(exactly(&alone, &expected).is_good(), "{case}: moments {alone:?}");
             }
         }
     }
@@ -93,6 +87,10 @@ fn constant_channels_give_exactly_beta() {
                     "{case}: variance not 0"
                 );
             }
+            let firsts: Vec<f32> = (0..c).map(|channel| data.x[channel * inner]).collect();
+            let expected = [firsts, vec![0.0; 2 * c]].concat();
+            let moments = runner::statistics(gpu, &case, &data);
+            assert!(exactly(&moments, &expected).is_good(), "{case}: moments {moments:?}");
         }
     }
 }
@@ -111,6 +109,10 @@ fn single_values() {
         assert!(exactly(&r.dx, &[0.0; 37]).is_good());
         assert!(exactly(&r.dbeta, &data.dy).is_good());
         assert!(r.running_var.iter().all(|v| v.is_finite()));
+        // Statistics need no permission: there is nothing to normalize.
+        let case = Case { config: Config::pytorch(), ..case };
+        let expected = [data.x.clone(), vec![0.0; 2 * 37]].concat();
+        assert!(exactly(&runner::statistics(gpu, &case, &data), &expected).is_good());
     }
 }
 
@@ -140,6 +142,11 @@ fn non_finite_channels_keep_running_statistics() {
                 assert!(r.inv_std[1].is_nan(), "{case}");
                 let same = if bad.is_nan() { r.mean[1].is_nan() } else { r.mean[1] == bad };
                 assert!(same, "{case}: mean {} for {bad}", r.mean[1]);
+                // Statistics: the channel's own mean and variance, and nobody else's.
+                let alone = runner::statistics(gpu, &case, &data);
+                let mut expected = runner::statistics(gpu, &case, &clean);
+                (expected[1], expected[4], expected[7]) = (bad, f32::NAN, f32::NAN);
+                assert!(exactly(&alone, &expected).is_good(), "{case}: moments {alone:?}");
             }
         }
     }

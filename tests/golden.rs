@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use ndarray::{ArrayD, ArrayView1};
 use wgpu_batchnorm::reference::{self, Input, Running};
-use wgpu_batchnorm::{Caps, Class, Tuning, Update};
+use wgpu_batchnorm::{Caps, Class, Moments, RunningVariance, Tuning, Update};
 
+use crate::common::check::compare_statistics;
 use crate::common::compare::{self, Arithmetic, Bounds, Center};
 use crate::common::data::{Case, Data};
 use crate::common::golden::{self, Golden};
@@ -167,6 +168,42 @@ fn check(file: &str, class: Class) {
     for ((dist, name), (error, ratio, torch)) in worst {
         println!("  {dist:<32} {name:<17} {error:9.2e} {ratio:6.3} {torch:9.2e}");
     }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The statistics operation on the golden inputs: within the derived bounds, and the variance within
+/// the promise. Prints the worst per distribution.
+#[test]
+fn variances_keep_their_promise() {
+    let Some(gpu) = gpu() else { return };
+    let mut worst: BTreeMap<String, f64> = BTreeMap::new();
+    let mut failures = Vec::new();
+    for file in ["core", "adversarial"] {
+        for case in golden::read(file).into_iter().filter(|case| case.train) {
+            let x = case.input("x").unwrap();
+            let exact = reference::statistics(array(&case.shape, x).view(), case.axis).unwrap();
+            let data = Data { x: x.to_vec(), dy: x.to_vec(), ..Data::default() };
+            for class in [Class::Software, Class::Hardware] {
+                let run = Case::new(&case.shape, case.axis, case.config.clone());
+                let caps = Caps { class, ..Caps::webgpu_default() };
+                let tuning = Tuning::choose(&caps, &run.geometry(), case.config.element);
+                let run = run.tuned(&tuning);
+                let slot = runner::statistics(gpu, &run, &data);
+                let moments = Moments::from_slot(exact.count(), &slot).unwrap();
+                failures.extend(compare_statistics(&run, &data, &moments).err());
+                let variance = |m: &Moments| m.variance(RunningVariance::Population);
+                let (actual, exact) = (variance(&moments), variance(&exact));
+                let result = compare::within(&actual, &exact, &compare::variance_promise(&exact));
+                if !result.is_good() {
+                    failures.push(format!("{class:?} {}: {result:?}", case.name));
+                }
+                let entry = worst.entry(case.dist.clone()).or_default();
+                *entry = entry.max(result.ratio);
+            }
+        }
+    }
+    println!("worst error of the variance, of the promise");
+    worst.iter().for_each(|(dist, ratio)| println!("  {dist:<32} {ratio:6.3}"));
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use wgpu_batchnorm::{
     Affine, Backward, BackwardBuffers, BindError, ChannelAxis, Config, FrozenBackwardBuffers,
     Geometry, Gradients, Infer, InferBuffers, Kernels, Memory, Plan, PrepareError, Prepared, Slot,
-    SlotMemory, Train, TrainBuffers, Update, wgpu,
+    SlotMemory, Statistics, StatisticsBuffers, Train, TrainBuffers, Update, wgpu,
 };
 
 struct Bench {
@@ -359,6 +359,39 @@ fn every_operation_checks_every_slot() {
     assert!(matches!(frozen.bind(&overlap), Err(BindError::Overlap { .. })));
     let overlap = FrozenBackwardBuffers { dx: (&b.y).into(), ..good };
     assert!(matches!(frozen.bind(&overlap), Err(BindError::Overlap { .. })));
+
+    let prepare = |config: &Config| {
+        bench.kernels.prepare(Plan::<Statistics>::new(geometry(), config, caps).unwrap()).unwrap()
+    };
+    let statistics = prepare(&config);
+    let good = StatisticsBuffers {
+        x: (&b.x).into(),
+        moments: (&b.saved).into(),
+        scratch: (&b.scratch).into(),
+    };
+    statistics.bind(&good).unwrap();
+    missing(statistics.bind(&StatisticsBuffers { x: none(), ..good.clone() }), Slot::X);
+    missing(statistics.bind(&StatisticsBuffers { moments: none(), ..good.clone() }), Slot::Moments);
+    missing(statistics.bind(&StatisticsBuffers { scratch: none(), ..good.clone() }), Slot::Scratch);
+    let with = |moments| StatisticsBuffers { moments, ..good.clone() };
+    assert_eq!(
+        statistics.bind(&with((&b.mean).into())).unwrap_err(),
+        BindError::TooSmall { slot: Slot::Moments, required: 3 * CHANNELS, available: CHANNELS }
+    );
+    let overlap = statistics.bind(&with((&b.x).into())).unwrap_err();
+    assert!(matches!(overlap, BindError::Overlap { a: Slot::X, b: Slot::Moments, .. }));
+    // One buffer for x and moments is what an arena is for.
+    let arena = bench.buffer(TENSOR.next_multiple_of(256) + 3 * CHANNELS);
+    let together = StatisticsBuffers {
+        x: arena.slice(..TENSOR).into(),
+        moments: arena.slice(TENSOR.next_multiple_of(256)..).into(),
+        ..good.clone()
+    };
+    assert_eq!(
+        statistics.bind(&together).unwrap_err(),
+        BindError::SharedBuffer { a: Slot::X, b: Slot::Moments }
+    );
+    prepare(&Config { memory: Memory::Arena, ..config.clone() }).bind(&together).unwrap();
 }
 
 #[test]
@@ -419,13 +452,22 @@ fn a_plan_for_another_device_is_refused() {
     assert_eq!(bench.kernels.pipeline_count(), 0);
 }
 
-/// An empty batch needs no memory and records nothing.
+/// An empty batch needs no memory and records nothing, but for outputs that are zero then.
 #[test]
 fn an_empty_batch_needs_no_memory() {
     let bench = Bench::new();
     let geometry = Geometry::new(&[0, 3, 8], ChannelAxis::First).unwrap();
     let plan = Plan::<Train>::new(geometry, &Config::pytorch(), bench.kernels.caps()).unwrap();
     let bound = bench.kernels.prepare(plan).unwrap().bind(&TrainBuffers::default()).unwrap();
+    let plan = Plan::<Statistics>::new(geometry, &Config::pytorch(), bench.kernels.caps()).unwrap();
+    let statistics = bench.kernels.prepare(plan).unwrap();
+    assert_eq!(
+        statistics.bind(&StatisticsBuffers::default()).unwrap_err(),
+        BindError::Missing { slot: Slot::Moments, required: 3 * CHANNELS }
+    );
+    let moments = bench.buffer(3 * CHANNELS);
+    let moments = StatisticsBuffers { moments: (&moments).into(), ..Default::default() };
+    statistics.bind(&moments).unwrap();
     let mut encoder = bench.device.create_command_encoder(&Default::default());
     bound.encode_into(&mut encoder);
     encoder.finish();

@@ -2,8 +2,8 @@
 
 use wgpu_batchnorm::{
     Backward, Caps, ChannelAxis, Class, Config, ConfigError, FrozenBackward, Geometry, Gradients,
-    Infer, MAX_ITERATIONS, Memory, Operation, Plan, PlanError, SingleValue, Slot, Train, Tuning,
-    Update,
+    Infer, MAX_ITERATIONS, Memory, Operation, Plan, PlanError, SingleValue, Slot, Statistics,
+    Train, Tuning, Update,
 };
 
 use crate::common::data::Random;
@@ -51,6 +51,7 @@ fn iterations_and_grids_are_bounded_for_any_geometry() {
             examine::<Infer>(geometry, &caps(class));
             examine::<Backward>(geometry, &caps(class));
             examine::<FrozenBackward>(geometry, &caps(class));
+            examine::<Statistics>(geometry, &caps(class));
         }
     }
 }
@@ -104,7 +105,7 @@ fn explanations_name_the_path_and_the_numbers() {
 }
 
 #[test]
-fn empty_tensors_plan_nothing_but_zero_gradients() {
+fn empty_tensors_plan_nothing_but_zeros() {
     let caps = Caps::webgpu_default();
     for shape in [[0usize, 3, 4], [2, 3, 0], [2, 0, 4], [0, 0, 0]] {
         let geometry = Geometry::new(&shape, ChannelAxis::First).unwrap();
@@ -115,6 +116,39 @@ fn empty_tensors_plan_nothing_but_zero_gradients() {
         let slots: Vec<Slot> = backward.slots().iter().map(|(slot, _)| *slot).collect();
         let expected: &[Slot] = if shape[1] > 0 { &[Slot::Dgamma, Slot::Dbeta] } else { &[] };
         assert_eq!(slots, expected, "{shape:?}");
+        let statistics = Plan::<Statistics>::new(geometry, &config, &caps).unwrap();
+        let expected: &[_] =
+            if shape[1] > 0 { &[(Slot::Moments, 3 * 4 * shape[1] as u64)] } else { &[] };
+        assert_eq!(statistics.slots(), expected, "{shape:?}");
+        assert_eq!(statistics.scratch_size(), 0);
+    }
+}
+
+/// Statistics read the tensor once, on every path, and bind nothing but what they need.
+#[test]
+fn statistics_are_one_read() {
+    let shapes: [(&[usize], ChannelAxis); 5] = [
+        (&[8, 64, 56, 56], ChannelAxis::First),
+        (&[4, 1, 1024, 1024], ChannelAxis::First),
+        (&[2, 3, 4, 4], ChannelAxis::First),
+        (&[65_536, 64], ChannelAxis::Last),
+        (&[1, 5], ChannelAxis::Last),
+    ];
+    for (shape, axis) in shapes {
+        let geometry = Geometry::new(shape, axis).unwrap();
+        for class in [Class::Software, Class::Hardware] {
+            for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
+                let config = Config { memory, update: Update::Cumulative, ..Config::pytorch() };
+                let plan = Plan::<Statistics>::new(geometry, &config, &caps(class)).unwrap();
+                let (x, moments) = (4 * geometry.len(), 12 * geometry.channels());
+                let expected =
+                    [(Slot::X, x), (Slot::Moments, moments), (Slot::Scratch, plan.scratch_size())];
+                assert_eq!(plan.slots(), expected, "{}", plan.explain());
+                // Partials are written, then read.
+                assert_eq!(plan.bytes_moved(), x + 2 * plan.scratch_size(), "{}", plan.explain());
+                assert!(plan.explain().contains("batchnorm::statistics"), "{}", plan.explain());
+            }
+        }
     }
 }
 
@@ -176,6 +210,10 @@ fn refusals_are_typed() {
     assert_eq!(
         Plan::<Train>::new(wide, &Config::keras(), &caps).unwrap_err(),
         PlanError::TooLarge { slot: Slot::Saved, size: 3 * 4 * 3 * 2048 * 2048, limit }
+    );
+    assert_eq!(
+        Plan::<Statistics>::new(wide, &Config::keras(), &caps).unwrap_err(),
+        PlanError::TooLarge { slot: Slot::Moments, size: 3 * 4 * 3 * 2048 * 2048, limit }
     );
     let narrow = Caps { max_workgroups_per_dimension: 2, ..caps.clone() };
     assert!(matches!(

@@ -36,6 +36,20 @@ fn training_forward() {
 }
 
 #[test]
+fn statistics_alone() {
+    let x = tensor();
+    let m = reference::statistics(x.view(), ChannelAxis::First).unwrap();
+    assert_eq!((m.count(), m.mean()), (4, &[4.0, 2.0][..]));
+    assert_eq!(m.variance(RunningVariance::Population), [5.0, 0.0]);
+    assert_eq!(m.variance(RunningVariance::Unbiased), [5.0 * (4.0 / 3.0), 0.0]);
+    let empty = ArrayD::zeros(vec![0, 2, 3]);
+    let m = reference::statistics(empty.view(), ChannelAxis::First).unwrap();
+    assert_eq!(m, wgpu_batchnorm::Moments::empty(2));
+    let error = reference::statistics(x.view(), ChannelAxis::At(3)).unwrap_err();
+    assert!(matches!(error, ReferenceError::Geometry(_)));
+}
+
+#[test]
 fn update_conventions() {
     let (x, one, zero) = (tensor(), array![1.0, 1.0], array![0.0, 0.0]);
     let input = input(&x, &one, &zero);

@@ -7,7 +7,7 @@ use naga::front::wgsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu_batchnorm::{
     Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Geometry, Gradients, Infer,
-    Memory, NonFinite, Operation, Params, Plan, Stage, Train, Update, Variant, shader,
+    Memory, NonFinite, Operation, Params, Plan, Stage, Statistics, Train, Update, Variant, shader,
 };
 
 /// Every variant that a wide sample of geometries and configs plans.
@@ -21,7 +21,8 @@ fn variants() -> Vec<Variant> {
         let caps = Caps { class, ..Caps::webgpu_default() };
         all.extend_from_slice(Plan::<O>::new(geometry, config, &caps).unwrap().stages());
     }
-    let shapes: [&[usize]; 7] = [
+    let shapes: [&[usize]; 8] = [
+        &[0, 3],
         &[2, 3, 64, 64],
         &[2, 3, 63, 63],
         &[64, 64, 64, 64],
@@ -52,6 +53,7 @@ fn variants() -> Vec<Variant> {
                         stages::<Infer>(&mut all, geometry, &config, class);
                         stages::<Backward>(&mut all, geometry, &config, class);
                         stages::<FrozenBackward>(&mut all, geometry, &config, class);
+                        stages::<Statistics>(&mut all, geometry, &config, class);
                     }
                 }
             }

@@ -6,7 +6,7 @@ use wgpu_batchnorm::{
     Tuning, Update,
 };
 
-use crate::common::check::{check, compare_frozen, compare_training};
+use crate::common::check::{check, compare_frozen, compare_statistics, compare_training};
 use crate::common::data::{Case, Data, Random};
 use crate::common::{gpu, runner};
 
@@ -207,5 +207,20 @@ fn a_perturbed_result_is_noticed() {
         let mut bad = frozen.clone();
         field(&mut bad)[1] *= 1.001;
         assert!(compare_frozen(&case, &data, &bad).is_err());
+    }
+    let slot = runner::statistics(gpu, &case, &data);
+    let n = case.geometry().values_per_channel();
+    let compare = |slot: &[f32]| {
+        compare_statistics(&case, &data, &wgpu_batchnorm::Moments::from_slot(n, slot).unwrap())
+    };
+    assert_eq!(compare(&slot), Ok(()));
+    // A mean, a variance, and a remainder of a thousandth of the mean.
+    for (at, value) in [(1, slot[1] * 1.001), (7, slot[7] * 1.001), (4, slot[1] * 0.001)] {
+        for value in [value, f32::INFINITY] {
+            let mut bad = slot.clone();
+            bad[at] = value;
+            // A remainder that is not finite is that of a mean that is not, and not looked at.
+            assert_eq!(compare(&bad).is_err(), at != 4 || value.is_finite(), "{at}: {value}");
+        }
     }
 }

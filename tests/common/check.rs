@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, ArrayView1};
 use wgpu_batchnorm::reference::{self, Input, Running};
-use wgpu_batchnorm::{Gpu, Update};
+use wgpu_batchnorm::{Gpu, Moments, RunningVariance, Update};
 
 use super::compare::{self, Arithmetic, Bounds, Center, Comparison};
 use super::data::{Case, Data};
@@ -12,10 +12,27 @@ fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
 }
 
-/// Runs all four operations and compares every result.
+/// Runs all five operations and compares every result.
 pub fn check(gpu: &Gpu, case: &Case, data: &Data) {
     compare_training(case, data, &runner::train(gpu, case, data)).unwrap();
     compare_frozen(case, data, &runner::frozen(gpu, case, data)).unwrap();
+    let slot = runner::statistics(gpu, case, data);
+    let n = case.geometry().values_per_channel();
+    compare_statistics(case, data, &Moments::from_slot(n, &slot).unwrap()).unwrap();
+}
+
+/// What must hold of the statistics alone.
+pub fn compare_statistics(case: &Case, data: &Data, moments: &Moments) -> Result<(), String> {
+    let oracle = Oracle::new(case, data);
+    let expected = reference::statistics(oracle.x.view(), case.axis).unwrap();
+    let b = oracle.bounds(case, data, Center::Batch);
+    let mut failures = Failures::new(case);
+    assert_eq!(moments.count(), expected.count(), "{case}");
+    failures.add("moments mean", moments.mean(), expected.mean().to_vec(), &b.whole_mean());
+    let variance = |moments: &Moments| moments.variance(RunningVariance::Population);
+    let (actual, expected) = (variance(moments), variance(&expected));
+    failures.add("moments variance", &actual, expected, &b.variance());
+    failures.result()
 }
 
 /// What must hold of a training forward and backward; `Err` names what does not.
@@ -120,11 +137,17 @@ impl Failures {
         Self { case: case.to_string(), found: Vec::new() }
     }
 
-    fn add(&mut self, name: &str, actual: &[f32], expected: Vec<f64>, bounds: &[f64]) {
+    fn add<T: Copy + Into<f64>>(
+        &mut self,
+        name: &str,
+        actual: &[T],
+        expected: Vec<f64>,
+        bounds: &[f64],
+    ) {
         let result: Comparison = compare::within(actual, &expected, bounds);
         if !result.is_good() {
             let at = result.at;
-            let (a, e) = (actual[at], expected[at]);
+            let (a, e): (f64, f64) = (actual[at].into(), expected[at]);
             self.found.push(format!("{name}[{at}] = {a:e}, not {e:e}: {result:?}"));
         }
     }

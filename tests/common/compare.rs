@@ -10,6 +10,9 @@
 //! - mean: each update rounds once, and the error of update j keeps the weight j/m, which sums to
 //!   √(m/3): `δμ = u·D·(6 + λ·√(m/3))`, with 6 for the rounding of x − k and of the batch's mean.
 //! - variance: the same relative to σ², plus the rounding of x − k, which enters as D·σ.
+//! - mean and remainder together: `k + (μ − k)` is split into `mean = fl(k + (μ − k))` and
+//!   `rest = (k − mean) + (μ − k)`, where `k − mean` rounds by u·D and the sum by u·|rest|, and
+//!   `|rest| ≤ u·(|μ| + D)`.
 //! - `S₁`, `S₂`: partial sums stay within |S| + √Σ²; each addition rounds that.
 //! - y and dx: first-order propagation of the above, plus one u for each further operation.
 //!
@@ -66,12 +69,12 @@ impl Comparison {
 }
 
 /// Compares with one bound per value. A non-finite value must be met by the same non-finite value.
-pub fn within(actual: &[f32], expected: &[f64], bounds: &[f64]) -> Comparison {
+pub fn within<T: Copy + Into<f64>>(actual: &[T], expected: &[f64], bounds: &[f64]) -> Comparison {
     assert_eq!(actual.len(), expected.len());
     assert_eq!(actual.len(), bounds.len());
     let mut worst = Comparison::default();
     for (i, ((&a, &e), &bound)) in actual.iter().zip(expected).zip(bounds).enumerate() {
-        let a = f64::from(a);
+        let a: f64 = a.into();
         let same = a == e || a.is_nan() && e.is_nan();
         let error = if same { 0.0 } else { (a - e).abs() };
         let ratio = match (same, error.is_finite() && bound.is_finite()) {
@@ -95,12 +98,20 @@ pub fn exactly(actual: &[f32], expected: &[f32]) -> Comparison {
     within(actual, &expected, &vec![0.0; expected.len()])
 }
 
+/// What the crate promises of a variance, however far the mean: one part in a million. Not derived;
+/// where |x − k| is large against σ the derived bound is wider.
+pub fn variance_promise(exact: &[f64]) -> Vec<f64> {
+    exact.iter().map(|variance| 1e-6 * variance + TINY).collect()
+}
+
 /// The errors that f32 arithmetic may leave in one channel.
 struct Channel {
     mean: f64,
     inv_std: f64,
     n: f64,
     mean_error: f64,
+    /// What splitting the mean into two f32 adds.
+    split_error: f64,
     /// Relative error of inv_std.
     inv_std_error: f64,
     s1: f64,
@@ -151,7 +162,7 @@ impl Bounds {
             let values = || places.clone().map(|i| x[i]);
             let first = values().next().filter(|k| k.is_finite());
             let k = first.filter(|_| arithmetic == Arithmetic::Kernel).unwrap_or(0.0);
-            let (mean, variance, mean_error, variance_error) = match &center {
+            let (mean, variance, mean_error, split_error, variance_error) = match &center {
                 Center::Batch => {
                     let shifted = values().map(|x| x - k).sum::<f64>() / n;
                     let mean = k + shifted;
@@ -161,14 +172,15 @@ impl Bounds {
                     let mean_error = rounding * reach;
                     let variance_error =
                         2.0 * rounding * (variance + reach * variance.sqrt()) + mean_error.powi(2);
-                    (mean, variance, mean_error, variance_error)
+                    let split_error = unit * (reach + unit * (mean.abs() + reach));
+                    (mean, variance, mean_error, split_error, variance_error)
                 }
                 Center::Running { mean, var } => {
                     let (mean, var) = (f64::from(mean[channel]), f64::from(var[channel]));
                     // PyTorch's inference is x·a + b, which cancels.
                     let largest = values().map(f64::abs).fold(mean.abs(), f64::max);
                     let cancelled = if arithmetic == Arithmetic::Oracle { largest } else { 0.0 };
-                    (mean, var, 4.0 * unit * cancelled, 0.0)
+                    (mean, var, 4.0 * unit * cancelled, 0.0, 0.0)
                 }
             };
             let inv_std = 1.0 / (variance + epsilon).sqrt();
@@ -188,6 +200,7 @@ impl Bounds {
                 inv_std,
                 n,
                 mean_error,
+                split_error,
                 inv_std_error,
                 s1,
                 s2,
@@ -216,6 +229,16 @@ impl Bounds {
 
     pub fn mean(&self) -> Vec<f64> {
         self.per_channel(|c, _| c.mean_error + self.unit * c.mean.abs() + TINY)
+    }
+
+    /// Of mean and remainder together.
+    pub fn whole_mean(&self) -> Vec<f64> {
+        self.per_channel(|c, _| c.mean_error + c.split_error + TINY)
+    }
+
+    /// Of the population variance.
+    pub fn variance(&self) -> Vec<f64> {
+        self.variance_errors.iter().map(|error| error + TINY).collect()
     }
 
     pub fn inv_std(&self) -> Vec<f64> {

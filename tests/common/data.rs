@@ -71,7 +71,7 @@ impl fmt::Display for Case {
 }
 
 /// The contents of every input slot.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Data {
     pub x: Vec<f32>,
     pub dy: Vec<f32>,
@@ -83,6 +83,21 @@ pub struct Data {
 }
 
 impl Data {
+    /// Channel c holds `mean(c) ± spread`, whose statistics are exact in whatever order they are
+    /// summed. The signs are the Thue-Morse sequence and n is a power of two, so any four values at
+    /// equal distance that make a batch hold two of each sign: wherever sets of unequal size are
+    /// merged, their means are equal.
+    pub fn balanced(geometry: Geometry, mean: impl Fn(usize) -> f32, spread: f32) -> Self {
+        let (c, inner) = (geometry.channels() as usize, geometry.inner() as usize);
+        let mut data = Self::random(geometry, 1, 0.0, 1.0);
+        for (i, x) in data.x.iter_mut().enumerate() {
+            let place = i / (inner * c) * inner + i % inner;
+            let sign = if place.count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            *x = mean(i / inner % c) + sign * spread;
+        }
+        data
+    }
+
     pub fn random(geometry: Geometry, seed: u64, mean: f64, std: f64) -> Self {
         let mut random = Random(seed);
         let (n, c) = (geometry.len() as usize, geometry.channels() as usize);

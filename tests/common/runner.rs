@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use wgpu_batchnorm::{
     Backward, Bind, FrozenBackward, Gpu, Infer, Kernels, Memory, Operation, Plan, PlanError, Slot,
-    SlotBuffers, Train, wgpu,
+    SlotBuffers, Statistics, Train, wgpu,
 };
 
 use super::data::{Case, Data};
@@ -79,6 +79,12 @@ pub fn frozen(gpu: &Gpu, case: &Case, data: &Data) -> Results {
     let forward = run(gpu, gpu.kernels(), plan::<Infer>(gpu, case).unwrap(), &inputs);
     let backward = run(gpu, gpu.kernels(), plan::<FrozenBackward>(gpu, case).unwrap(), &inputs);
     collect(case, &forward, &backward)
+}
+
+/// What the statistics operation writes: mean, remainder and variance, `[C]` each.
+pub fn statistics(gpu: &Gpu, case: &Case, data: &Data) -> Vec<f32> {
+    let plan = plan::<Statistics>(gpu, case).unwrap();
+    floats(&run(gpu, gpu.kernels(), plan, &inputs(data))[&Slot::Moments])
 }
 
 pub fn inputs(data: &Data) -> Contents {
