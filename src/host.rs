@@ -14,7 +14,8 @@ use crate::caps::Caps;
 use crate::config::{Affine, Config, ConfigError, Gradients, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::kernels::{Kernels, PrepareError, Scopes};
-use crate::plan::{Backward, FrozenBackward, Infer, Plan, PlanError, Slot, Train};
+use crate::moments::{Moments, MomentsError};
+use crate::plan::{Backward, FrozenBackward, Infer, Plan, PlanError, Slot, Statistics, Train};
 
 /// A device with its queue and kernels.
 #[derive(Debug, Clone)]
@@ -369,6 +370,24 @@ impl Gpu {
         self.gradients(plan, &arrays.inputs(channels)?, &shape).await
     }
 
+    /// The statistics of `x` alone, in one read. Several batches' [`Moments::merge`] exactly.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, or a device that fails.
+    pub async fn statistics(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        axis: ChannelAxis,
+    ) -> Result<Moments, HostError> {
+        let geometry = Geometry::new(x.shape(), axis)?;
+        // No number of a config matters.
+        let plan = Plan::<Statistics>::new(geometry, &Config::pytorch(), self.caps())?;
+        let x = standard(x);
+        let inputs = [(Slot::X, Source::Floats(values(&x)))];
+        let slot = self.run(plan, &inputs, &[Slot::Moments]).await?.pop().unwrap_or_default();
+        Ok(Moments::from_slot(geometry.values_per_channel(), &slot)?)
+    }
+
     /// Runs a backward and hands out what its config asked for.
     pub(crate) async fn gradients<O: Bind>(
         &self,
@@ -596,6 +615,8 @@ blocking! {
         x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
         gamma: Option<ArrayView1<'_, f32>>, running: &RunningStatistics, config: &Config
     ) -> BackwardOutput = frozen_backward;
+    /// [`statistics`](Self::statistics), blocking.
+    statistics_blocking(x: ArrayViewD<'_, f32>, axis: ChannelAxis) -> Moments = statistics;
 }
 
 impl<'a> Parameters<'a> {
@@ -748,6 +769,8 @@ pub enum HostError {
     Prepare(PrepareError),
     /// The device refuses the memory.
     Bind(BindError),
+    /// Moments that do not fit or cannot be used.
+    Moments(MomentsError),
     /// A per-channel array of the wrong length.
     Length {
         /// Which.
@@ -816,6 +839,7 @@ impl fmt::Display for HostError {
             Self::Plan(error) => error.fmt(f),
             Self::Prepare(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),
+            Self::Moments(error) => error.fmt(f),
             Self::Length { slot, length, channels } => {
                 write!(f, "{slot} has {length} values for {channels} channels")
             }
@@ -840,6 +864,7 @@ impl std::error::Error for HostError {
             Self::Plan(error) => Some(error),
             Self::Prepare(error) => Some(error),
             Self::Bind(error) => Some(error),
+            Self::Moments(error) => Some(error),
             _ => None,
         }
     }
@@ -855,7 +880,10 @@ macro_rules! from {
     };
 }
 
-from! { Geometry: GeometryError, Plan: PlanError, Prepare: PrepareError, Bind: BindError }
+from! {
+    Geometry: GeometryError, Plan: PlanError, Prepare: PrepareError, Bind: BindError,
+    Moments: MomentsError
+}
 
 impl From<ConfigError> for HostError {
     fn from(error: ConfigError) -> Self {

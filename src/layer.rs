@@ -5,6 +5,7 @@ use ndarray::{Array1, ArrayD, ArrayViewD};
 use crate::config::{Config, Gradients, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry};
 use crate::host::{BackwardOutput, Gpu, HostError, Source, check_length, shaped, standard, values};
+use crate::moments::{Moments, MomentsError};
 use crate::plan::{Backward, FrozenBackward, Infer, Plan, Slot, Train};
 
 /// A layer: parameters, running statistics, and what the last training forward left for its
@@ -229,6 +230,47 @@ impl BatchNorm {
         Ok(())
     }
 
+    /// Makes `moments` the running statistics, with the variance by the convention of the config.
+    /// The count of training batches stays: it is what the next [`Update::Cumulative`] divides by.
+    ///
+    /// # Errors
+    /// [`HostError::Moments`] for moments of another number of channels, of no value, or of a
+    /// channel that is not finite; [`HostError::Device`] when the device cannot create memory. The
+    /// layer is then as it was.
+    pub fn set_running(&mut self, moments: &Moments) -> Result<(), HostError> {
+        let (found, expected) = (moments.channels(), self.channels);
+        if found != expected {
+            return Err(MomentsError::Channels { found, expected }.into());
+        }
+        let (mean, var) = moments.running(self.config.running_variance)?;
+        let mean = per_channel(&self.gpu, Slot::RunningMean, &mean)?;
+        let var = per_channel(&self.gpu, Slot::RunningVar, &var)?;
+        (self.memory.running_mean, self.memory.running_var) = (mean, var);
+        Ok(())
+    }
+
+    /// Replaces the running statistics by the exact statistics of all values of `batches` together:
+    /// inputs of the layer as in [`forward_infer`](Self::forward_infer), of any and unequal sizes,
+    /// each read once. For precise batch norm (after training) and AdaBN (another domain). The
+    /// other choice, an average of batches with equal weights, is training forwards under
+    /// [`Update::Cumulative`]. Gives the statistics, which more batches may be merged into.
+    ///
+    /// # Errors
+    /// [`HostError`]: a batch with a bad shape, a device that fails, or what
+    /// [`set_running`](Self::set_running) refuses; the layer is then as it was.
+    pub async fn re_estimate<'a>(
+        &mut self,
+        batches: impl IntoIterator<Item = ArrayViewD<'a, f32>>,
+    ) -> Result<Moments, HostError> {
+        let mut all = Moments::empty(self.channels);
+        for x in batches {
+            self.geometry(&x)?;
+            all.merge(&self.gpu.statistics(x, self.axis).await?)?;
+        }
+        self.set_running(&all)?;
+        Ok(all)
+    }
+
     fn geometry(&self, x: &ArrayViewD<'_, f32>) -> Result<Geometry, HostError> {
         let geometry = Geometry::new(x.shape(), self.axis)?;
         if geometry.channels() != self.channels as u64 {
@@ -252,11 +294,7 @@ impl BatchNorm {
 
 impl Memories {
     fn new(gpu: &Gpu, state: &LayerState) -> Result<Self, HostError> {
-        let make = |slot, values: &Array1<f32>| {
-            // A buffer of no bytes cannot be bound or mapped; one of four is never looked at.
-            let size = (values.len() as u64 * 4).max(4);
-            gpu.memory(slot, size, &values.to_vec())
-        };
+        let make = |slot, values: &Array1<f32>| per_channel(gpu, slot, &values.to_vec());
         Ok(Self {
             gamma: make(Slot::Gamma, &state.gamma)?,
             beta: make(Slot::Beta, &state.beta)?,
@@ -265,6 +303,12 @@ impl Memories {
             batches: gpu.memory(Slot::Batches, 4, &[f32::from_bits(state.batches)])?,
         })
     }
+}
+
+/// A buffer of `[C]` values. One of no bytes cannot be bound or mapped; one of four is never looked
+/// at.
+fn per_channel(gpu: &Gpu, slot: Slot, values: &[f32]) -> Result<wgpu::Buffer, HostError> {
+    gpu.memory(slot, (values.len() as u64 * 4).max(4), values)
 }
 
 /// The blocking twins.
@@ -306,6 +350,17 @@ impl BatchNorm {
         dy: ArrayViewD<'_, f32>,
     ) -> Result<BackwardOutput, HostError> {
         pollster::block_on(self.frozen_backward(x, dy))
+    }
+
+    /// [`re_estimate`](Self::re_estimate), blocking.
+    ///
+    /// # Errors
+    /// As its async twin.
+    pub fn re_estimate_blocking<'a>(
+        &mut self,
+        batches: impl IntoIterator<Item = ArrayViewD<'a, f32>>,
+    ) -> Result<Moments, HostError> {
+        pollster::block_on(self.re_estimate(batches))
     }
 
     /// [`state`](Self::state), blocking.

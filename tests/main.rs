@@ -6,6 +6,7 @@ mod exact;
 mod golden;
 mod host;
 mod misuse;
+mod moments;
 mod planner;
 mod reference;
 mod shaders;
