@@ -213,11 +213,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] naming the field and its value.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let epsilon = self.epsilon as f32;
-        // A GPU may take what is below the normal range for 0.
-        if !(epsilon.is_finite() && epsilon >= f32::MIN_POSITIVE) {
-            return Err(ConfigError::Epsilon { epsilon: self.epsilon });
-        }
+        check_epsilon(self.epsilon)?;
         let (field, value) = match self.update {
             Update::Rate(rate) => ("update rate", rate),
             Update::Decay(decay) => ("update decay", decay),
@@ -229,6 +225,16 @@ impl Config {
         } else {
             Err(ConfigError::Weight { field, value })
         }
+    }
+}
+
+/// A GPU may take what is below the normal range for 0.
+pub(crate) fn check_epsilon(epsilon: f64) -> Result<(), ConfigError> {
+    let narrow = epsilon as f32;
+    if narrow.is_finite() && narrow >= f32::MIN_POSITIVE {
+        Ok(())
+    } else {
+        Err(ConfigError::Epsilon { epsilon })
     }
 }
 

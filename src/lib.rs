@@ -8,6 +8,7 @@
 //! - What every operation computes: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`],
 //!   [`Statistics`].
 //! - Exact statistics of many batches: [`Moments`].
+//! - Batch norm folded into the layer before it: [`fold`].
 //! - Devices: [`Caps`] and [`Tuning`] decide how work is cut.
 #![cfg_attr(feature = "host", doc = "- Host form: [`Gpu`], and the layer [`BatchNorm`].")]
 #![deny(unsafe_code)]
@@ -16,6 +17,7 @@
 mod bind;
 mod caps;
 mod config;
+pub mod fold;
 mod geometry;
 #[cfg(feature = "host")]
 mod host;

@@ -3,6 +3,7 @@
 mod common;
 mod embedding;
 mod exact;
+mod fold;
 mod golden;
 mod host;
 mod misuse;

@@ -98,6 +98,13 @@ pub fn exactly(actual: &[f32], expected: &[f32]) -> Comparison {
     within(actual, &expected, &vec![0.0; expected.len()])
 }
 
+/// A folded layer's output `Σx·w + b` in f64, whose weights and bias were each rounded to f32 once:
+/// each term is off by at most u of itself, and `magnitude` is their sum without signs. The f64
+/// arithmetic on both sides adds far less than the slack.
+pub fn folded(magnitude: f64) -> f64 {
+    1.001 * 2f64.powi(-24) * magnitude + TINY
+}
+
 /// What the crate promises of a variance, however far the mean: one part in a million. Not derived;
 /// where |x − k| is large against σ the derived bound is wider.
 pub fn variance_promise(exact: &[f64]) -> Vec<f64> {
