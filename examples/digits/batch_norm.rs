@@ -3,7 +3,8 @@
 
 use wgpu_batchnorm::{
     Backward, BackwardBuffers, Bind, Bound, ChannelAxis, Config, Geometry, Gpu, Gradients, Infer,
-    InferBuffers, Memory, Plan, SlotMemory, Train, TrainBuffers, wgpu,
+    InferBuffers, Memory, Plan, SlotMemory, Statistics, StatisticsBuffers, Train, TrainBuffers,
+    wgpu,
 };
 
 use crate::Error;
@@ -90,6 +91,22 @@ impl BatchNorm<'_> {
             saved: self.saved.into(),
             dgamma: self.dgamma.into(),
             dbeta: self.dbeta.into(),
+            scratch: scratch.as_ref().into(),
+        })?)
+    }
+
+    /// The statistics of a batch alone, for re-estimating the running statistics.
+    pub fn measure(
+        &self,
+        batch: usize,
+        x: &wgpu::Buffer,
+        moments: &wgpu::Buffer,
+    ) -> Result<Bound, Error> {
+        let plan = self.plan::<Statistics>(batch, self.config)?;
+        let scratch = self.scratch(&plan);
+        Ok(self.gpu.kernels().prepare(plan)?.bind(&StatisticsBuffers {
+            x: x.into(),
+            moments: moments.into(),
             scratch: scratch.as_ref().into(),
         })?)
     }

@@ -34,8 +34,8 @@ const DIGITS_LIMIT: u64 = 1 << 19;
 /// Images and their labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Images {
-    /// `len · SIDE · SIDE` values, row by row, each in `0.0..=1.0`: 0 is the background, 1 is
-    /// ink.
+    /// `len · SIDE · SIDE` values, row by row, each in `0.0..=1.0` (see [`Shift::Noise`] for the
+    /// exception): 0 is the background, 1 is ink.
     pub pixels: Vec<f32>,
     /// `len` labels below [`CLASSES`].
     pub labels: Vec<u8>,
@@ -50,6 +50,18 @@ pub struct DataSet {
     pub test: Images,
 }
 
+/// How a camera or a scanner may change under a trained network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shift {
+    /// `1 − p`: dark on light.
+    Invert,
+    /// `p` + a normal deviate of standard deviation 0.3. Not clamped, which would move the mean of
+    /// the background: pixels leave `0.0..=1.0`.
+    Noise,
+    /// `0.5·p + 0.5`: too much light, half the contrast.
+    Bright,
+}
+
 impl Images {
     /// The number of images.
     pub fn len(&self) -> usize {
@@ -59,6 +71,17 @@ impl Images {
     /// The `SIDE · SIDE` pixels of image `i`, row by row.
     pub fn image(&self, i: usize) -> &[f32] {
         &self.pixels[i * PIXELS..(i + 1) * PIXELS]
+    }
+
+    /// The same images and labels under a shift. `seed` decides the noise, and nothing else.
+    pub fn shifted(&self, shift: Shift, seed: u64) -> Images {
+        let mut random = SplitMix(seed);
+        let shifted = |&p: &f32| match shift {
+            Shift::Invert => 1.0 - p,
+            Shift::Noise => p + 0.3 * random.normal() as f32,
+            Shift::Bright => 0.5 * p + 0.5,
+        };
+        Images { pixels: self.pixels.iter().map(shifted).collect(), labels: self.labels.clone() }
     }
 }
 
@@ -367,6 +390,30 @@ fn enlarge(small: &[u8], pixels: &mut Vec<f32>) {
                 0.0
             });
         }
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same on every machine.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// In `0.0..1.0`, a multiple of 2⁻⁵³.
+    fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Standard normal, by Box and Muller.
+    fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
+        radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 }
 
@@ -710,5 +757,46 @@ mod tests {
             *self.1 += count;
             Ok(count)
         }
+    }
+
+    #[test]
+    fn inverted_and_bright_are_exact() {
+        let images = Images { pixels: [0.0, 0.25, 0.5, 1.0].repeat(PIXELS / 4), labels: vec![7] };
+        for (shift, expected) in
+            [(Shift::Invert, [1.0, 0.75, 0.5, 0.0]), (Shift::Bright, [0.5, 0.625, 0.75, 1.0])]
+        {
+            let shifted = images.shifted(shift, 1);
+            assert_eq!(shifted.pixels, expected.repeat(PIXELS / 4), "{shift:?}");
+            assert_eq!(shifted.labels, [7]);
+            assert_eq!(shifted, images.shifted(shift, 2), "{shift:?} takes no seed");
+        }
+    }
+
+    #[test]
+    fn noise_is_normal_and_decided_by_its_seed() {
+        // The published first outputs of SplitMix64 from 1234567.
+        let mut random = SplitMix(1_234_567);
+        assert_eq!(random.next(), 6_457_827_717_110_365_317);
+        assert_eq!(random.next(), 3_203_168_211_198_807_973);
+
+        let images = digits().unwrap().test;
+        let noisy = images.shifted(Shift::Noise, 5);
+        assert_eq!(noisy, images.shifted(Shift::Noise, 5));
+        assert_ne!(noisy, images.shifted(Shift::Noise, 6));
+        assert_eq!(noisy.labels, images.labels);
+
+        // Six standard errors of each figure over n deviates; rounding to f32 is far below.
+        let n = images.pixels.len() as f64;
+        let noise: Vec<f64> = (noisy.pixels.iter().zip(&images.pixels))
+            .map(|(&a, &b)| f64::from(a) - f64::from(b))
+            .collect();
+        let mean = noise.iter().sum::<f64>() / n;
+        let variance = noise.iter().map(|v| v * v).sum::<f64>() / n;
+        let within = noise.iter().filter(|v| v.abs() < 0.3).count() as f64 / n;
+        assert!(mean.abs() < 6.0 * 0.3 / n.sqrt(), "mean {mean}");
+        assert!((variance - 0.09).abs() < 6.0 * 0.09 * (2.0 / n).sqrt(), "variance {variance}");
+        let share = 0.682_689_5;
+        let error = 6.0 * (share * (1.0 - share) / n).sqrt();
+        assert!((within - share).abs() < error, "{within} within one deviation");
     }
 }

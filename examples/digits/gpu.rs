@@ -39,26 +39,30 @@ pub const ADAM: Kernel = kernel!("adam");
 pub const SGD: Kernel = kernel!("sgd");
 
 /// One dispatch of the example's, or one operation of the library's.
-pub enum Command {
-    Dispatch {
-        name: &'static str,
-        pipeline: wgpu::ComputePipeline,
-        group: wgpu::BindGroup,
-        grid: [u32; 2],
-    },
+pub struct Command {
+    pub name: &'static str,
+    work: Work,
+}
+
+enum Work {
+    Dispatch { pipeline: wgpu::ComputePipeline, group: wgpu::BindGroup, grid: [u32; 3] },
     BatchNorm(Bound),
 }
 
 impl Command {
+    pub fn batch_norm(name: &'static str, bound: Bound) -> Self {
+        Self { name, work: Work::BatchNorm(bound) }
+    }
+
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
-        match self {
-            Self::Dispatch { name, pipeline, group, grid } => {
-                pass.insert_debug_marker(name);
+        match &self.work {
+            Work::Dispatch { pipeline, group, grid } => {
+                pass.insert_debug_marker(self.name);
                 pass.set_pipeline(pipeline);
                 pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(grid[0], grid[1], 1);
+                pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
             }
-            Self::BatchNorm(bound) => bound.encode(pass),
+            Work::BatchNorm(bound) => bound.encode(pass),
         }
     }
 }
@@ -66,14 +70,15 @@ impl Command {
 /// Makes commands; compiles every kernel once.
 pub struct Workshop {
     gpu: Gpu,
+    relu_first: bool,
     decayed: usize,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
 }
 
 impl Workshop {
-    /// `decayed`: how many parameters decay (the optimizers' `DECAYED`).
-    pub fn new(gpu: &Gpu, decayed: usize) -> Self {
-        Self { gpu: gpu.clone(), decayed, pipelines: HashMap::new() }
+    /// `relu_first`, `decayed`: see `common.wgsl`.
+    pub fn new(gpu: &Gpu, relu_first: bool, decayed: usize) -> Self {
+        Self { gpu: gpu.clone(), relu_first, decayed, pipelines: HashMap::new() }
     }
 
     /// Invocations in a workgroup: one SIMD unit of a software adapter, or what suits any GPU and
@@ -90,7 +95,7 @@ impl Workshop {
         &mut self,
         kernel: Kernel,
         bindings: &[wgpu::BufferSlice<'_>],
-        grid: [usize; 2],
+        grid: [usize; 3],
     ) -> Command {
         let pipeline = self.pipeline(kernel);
         let entries: Vec<_> = bindings
@@ -111,7 +116,7 @@ impl Workshop {
             entries: &entries,
         });
         let grid = grid.map(|count| count as u32);
-        Command::Dispatch { name: kernel.name, pipeline, group, grid }
+        Command { name: kernel.name, work: Work::Dispatch { pipeline, group, grid } }
     }
 
     fn pipeline(&mut self, kernel: Kernel) -> wgpu::ComputePipeline {
@@ -120,14 +125,19 @@ impl Workshop {
         }
         let device = self.gpu.device();
         let mut source = String::from(include_str!("shaders/common.wgsl"));
-        if kernel.source.contains("dropout_factor") {
+        // What a kernel calls but does not declare.
+        if kernel.source.contains("dropout_factor(") {
             source += include_str!("shaders/dropout.wgsl");
         }
-        source += kernel.source;
-        let mut constants = vec![("LANES", self.lanes() as f64)];
-        if kernel.source.contains("override DECAYED") {
-            constants.push(("DECAYED", self.decayed as f64));
+        if kernel.source.contains("passed(") {
+            source += include_str!("shaders/relu.wgsl");
         }
+        source += kernel.source;
+        let constants = [
+            ("LANES", self.lanes() as f64),
+            ("RELU_FIRST", f64::from(u8::from(self.relu_first))),
+            ("DECAYED", self.decayed as f64),
+        ];
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
             source: wgpu::ShaderSource::Wgsl(source.into()),
@@ -185,4 +195,36 @@ pub fn read<T: bytemuck::Pod>(
     wait(gpu, submission)?;
     let view = staging.get_mapped_range(..)?;
     Ok(bytemuck::pod_collect_to_vec(&view))
+}
+
+/// Runs the commands, each in a pass of its own between two timestamps: their names and times.
+pub fn timed(gpu: &Gpu, commands: &[Command]) -> Result<Vec<(&'static str, Duration)>, Error> {
+    let device = gpu.device();
+    let count = 2 * commands.len() as u32;
+    let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
+        label: Some("timestamps"),
+        ty: wgpu::QueryType::Timestamp,
+        count,
+    });
+    let usage = wgpu::BufferUsages::QUERY_RESOLVE;
+    let resolved = buffer(gpu, "timestamps", 8 * u64::from(count), usage);
+    let mut encoder = device.create_command_encoder(&Default::default());
+    for (command, index) in commands.iter().zip((0..).step_by(2)) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(command.name),
+            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                query_set: &queries,
+                beginning_of_pass_write_index: Some(index),
+                end_of_pass_write_index: Some(index + 1),
+            }),
+        });
+        command.encode(&mut pass);
+    }
+    encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+    gpu.queue().submit([encoder.finish()]);
+    let ticks: Vec<u64> = read(gpu, &resolved, count as usize)?;
+    let period = f64::from(gpu.queue().get_timestamp_period()) * 1e-9;
+    let time =
+        |pair: &[u64]| Duration::from_secs_f64(pair[1].saturating_sub(pair[0]) as f64 * period);
+    Ok(commands.iter().map(|command| command.name).zip(ticks.chunks(2).map(time)).collect())
 }

@@ -2,7 +2,7 @@
 //! device.
 
 use crate::data::CLASSES;
-use crate::network::{CONV_AREA, CONV_SIDE, FEATURES, FILTERS, IMAGE, Parameter, TAPS};
+use crate::network::{CONV_AREA, CONV_SIDE, FEATURES, FILTERS, IMAGE, Order, Parameter, TAPS};
 
 const SIDE: usize = crate::data::SIDE;
 
@@ -12,8 +12,10 @@ pub fn loss(
     images: &[f64],
     labels: &[u8],
     epsilon: Option<f64>,
+    order: Order,
     dropout: &[f64],
 ) -> f64 {
+    let relu_first = epsilon.is_none() || order == Order::ReluFirst;
     let part = |p: Parameter| &parameters[p.offset()..p.offset() + p.len()];
     let batch = labels.len();
     let mut input = images.to_vec();
@@ -32,13 +34,17 @@ pub fn loss(
                     let value = input[corner + tap / 3 * SIDE + tap % 3];
                     sum += value * weights[tap * FILTERS + filter];
                 }
-                planes[(image * FILTERS + filter) * CONV_AREA + pixel] = sum.max(0.0);
+                let at = (image * FILTERS + filter) * CONV_AREA + pixel;
+                planes[at] = if relu_first { sum.max(0.0) } else { sum };
             }
         }
     }
     if let Some(epsilon) = epsilon {
         let (gamma, beta) = (part(Parameter::Gamma), part(Parameter::Beta));
         normalize(&mut planes, batch, CONV_AREA, gamma, beta, epsilon);
+    }
+    if !relu_first {
+        planes.iter_mut().for_each(|value| *value = value.max(0.0));
     }
     let (weights, bias) = (part(Parameter::DenseWeights), part(Parameter::DenseBias));
     let mut total = 0.0;

@@ -1,14 +1,20 @@
 //! Tests of the whole network; the other modules test themselves.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use wgpu_batchnorm::{Config, Gpu};
 
-use crate::arguments;
-use crate::data::{self, Images};
-use crate::network::{FEATURES, IMAGE, Mode, Network, Optimizer, Parameter, Step};
-use crate::reference;
-use crate::training::{Settings, Trainer};
+use crate::arguments::{self, Command};
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::data::{self, DataSet, Images};
+use crate::network::{
+    CONV_AREA, Design, FEATURES, FILTERS, IMAGE, Layer, Mode, Network, Optimizer, Order, Parameter,
+    Step,
+};
+use crate::survey::Watch;
+use crate::training::{Settings, Trainer, still};
+use crate::{reference, saved, study, survey};
 
 /// The device under test. Without one a test says SKIP; under `BATCHNORM_REQUIRE_GPU=1` it fails.
 fn gpu() -> Option<&'static Gpu> {
@@ -34,12 +40,19 @@ fn settings() -> Settings {
         weight_decay: 0.0,
         dropout: 0.0,
         normalize: Some(Config::keras()),
+        order: Order::ReluFirst,
     }
 }
 
-/// A step that changes no parameter.
-fn still() -> Step {
-    Step { dropout_scale: 1.0, ..Step::default() }
+fn network(
+    gpu: &Gpu,
+    normalize: Option<Config>,
+    optimizer: Optimizer,
+    max_batch: usize,
+) -> Network {
+    let order = Order::ReluFirst;
+    let design = Design { normalize, order, optimizer, max_batch, record_count: 1 };
+    Network::new(gpu, design, 5).expect("a network")
 }
 
 /// Images in which no two values are alike, so that no maximum has a tie.
@@ -68,9 +81,12 @@ fn gradients_are_the_differences_of_the_loss() {
     let Some(gpu) = gpu() else { return };
     let images = noise(3);
     let indices = [0, 1, 2];
-    for (normalize, dropout) in
-        [(None, 0.0), (Some(Config::keras()), 0.0), (Some(Config::pytorch()), 0.4)]
-    {
+    for (normalize, order, dropout) in [
+        (None, Order::ReluFirst, 0.0),
+        (Some(Config::keras()), Order::ReluFirst, 0.0),
+        (Some(Config::pytorch()), Order::ReluFirst, 0.4),
+        (Some(Config::keras()), Order::NormFirst, 0.2),
+    ] {
         let step = Step {
             dropout_seed: 11,
             dropout_threshold: (dropout * 2f64.powi(32)) as u32,
@@ -78,22 +94,24 @@ fn gradients_are_the_differences_of_the_loss() {
             ..Step::default()
         };
         let epsilon = normalize.as_ref().map(|config| config.epsilon);
-        let mut network = Network::new(gpu, normalize, Optimizer::Sgd, 3, 1, 5);
+        let optimizer = Optimizer::Sgd;
+        let design = Design { normalize, order, optimizer, max_batch: 3, record_count: 1 };
+        let mut network = Network::new(gpu, design, 5).expect("a network");
         // Parameters of which none is special: γ is not 1, biases are not 0.
-        let mut parameters = network.parameters().expect("parameters");
+        let mut state = network.state().expect("state");
         let mut random = fastrand::Rng::with_seed(9);
-        parameters.iter_mut().for_each(|value| *value += 0.2 * (random.f32() - 0.5));
-        network.load(&parameters, &network.running().expect("running statistics"));
+        state.parameters.iter_mut().for_each(|value| *value += 0.2 * (random.f32() - 0.5));
+        network.load(&state);
         network.run(Mode::Train, &images, &indices, &step).expect("a step");
         let gradients = network.gradients().expect("gradients");
         let record = network.records(1).expect("record")[0];
 
-        let mut parameters: Vec<f64> = parameters.into_iter().map(f64::from).collect();
+        let mut parameters: Vec<f64> = state.parameters.iter().map(|&p| p.into()).collect();
         let pixels: Vec<f64> = images.pixels.iter().map(|&p| p.into()).collect();
         let factors: Vec<f64> =
             (0..3 * FEATURES as u32).map(|index| dropout_factor(index, &step)).collect();
         let loss = |parameters: &[f64]| {
-            reference::loss(parameters, &pixels, &images.labels, epsilon, &factors)
+            reference::loss(parameters, &pixels, &images.labels, epsilon, order, &factors)
         };
         let expected = loss(&parameters);
         let found = f64::from(record.loss) / 3.0;
@@ -120,10 +138,13 @@ fn gradients_are_the_differences_of_the_loss() {
                 worst = worst.max((f64::from(gradients[place]) - difference).abs());
                 largest = largest.max(difference.abs());
             }
-            // Sums of some 10³ products in f32 whose terms partly cancel.
-            let bound = 1e-5 * largest + 1e-7;
+            // Sums of some 10³ products in f32 whose terms partly cancel, and all of them where a
+            // normalization takes a constant out again.
+            let bound = 1e-5 * largest + 1e-6;
             eprintln!("{parameter:?}: worst {worst:.1e} of {largest:.1e}");
-            assert!(largest > 0.0, "{parameter:?} has no gradient");
+            let constant = matches!(parameter, Parameter::ConvBias | Parameter::InputBeta);
+            let cancels = order == Order::NormFirst && constant;
+            assert!(cancels || largest > 0.01, "{parameter:?} has hardly a gradient: {largest}");
             assert!(worst <= bound, "{parameter:?}: off by {worst:e}, bound {bound:e}");
         }
     }
@@ -135,9 +156,9 @@ fn dropout_is_for_training_only() {
     let Some(gpu) = gpu() else { return };
     let images = noise(4);
     let indices = [0, 1, 2, 3];
-    let mut network = Network::new(gpu, Some(Config::keras()), Optimizer::Sgd, 4, 1, 5);
-    let dropping = Step { dropout_threshold: 1 << 30, dropout_scale: 4.0 / 3.0, ..still() };
-    network.run(Mode::Train, &images, &indices, &still()).expect("a step");
+    let mut network = network(gpu, Some(Config::keras()), Optimizer::Sgd, 4);
+    let dropping = Step { dropout_threshold: 1 << 30, dropout_scale: 4.0 / 3.0, ..still(0) };
+    network.run(Mode::Train, &images, &indices, &still(0)).expect("a step");
     let whole = network.features(4).expect("features");
     network.run(Mode::Train, &images, &indices, &dropping).expect("a step");
     let dropped = network.features(4).expect("features");
@@ -148,7 +169,7 @@ fn dropout_is_for_training_only() {
     for (d, w) in dropped.iter().zip(&whole).filter(|(d, _)| **d != 0.0) {
         assert_eq!(*d, w * (4.0 / 3.0));
     }
-    network.run(Mode::Infer, &images, &indices, &still()).expect("inference");
+    network.run(Mode::Infer, &images, &indices, &still(0)).expect("inference");
     let inferred = network.features(4).expect("features");
     assert!(inferred.iter().all(|value| value.is_finite()));
     assert!(inferred.iter().filter(|value| **value == 0.0).count() < inferred.len() / 100);
@@ -161,19 +182,18 @@ fn weight_decay_spares_biases_and_normalization() {
     let images = noise(2);
     for optimizer in [Optimizer::Sgd, Optimizer::Adam] {
         let after = |decay: f32| {
-            let mut network = Network::new(gpu, Some(Config::keras()), optimizer, 2, 1, 5);
+            let mut network = network(gpu, Some(Config::keras()), optimizer, 2);
             let step = Step {
                 learning_rate: 0.01,
                 decay,
                 correction_1: 10.0,
                 correction_2: 1000.0,
-                ..still()
+                ..still(0)
             };
             network.run(Mode::Train, &images, &[0, 1], &step).expect("a step");
-            network.parameters().expect("parameters")
+            network.state().expect("state").parameters
         };
-        let network = Network::new(gpu, None, optimizer, 2, 1, 5);
-        let before = network.parameters().expect("parameters");
+        let before = network(gpu, None, optimizer, 2).state().expect("state").parameters;
         let (plain, decayed) = (after(0.0), after(0.25));
         for parameter in Parameter::ALL {
             let range = parameter.offset()..parameter.offset() + parameter.len();
@@ -200,7 +220,7 @@ fn training_learns_and_repeats() {
     data.train.labels.truncate(257);
     let settings = Settings { weight_decay: 1e-2, dropout: 0.3, ..settings() };
     let run = || {
-        let mut trainer = Trainer::new(gpu, &data, &settings);
+        let mut trainer = Trainer::new(gpu, &data, &settings).expect("a trainer");
         let mut images = 0;
         let losses: Vec<f64> = (0..4)
             .map(|_| trainer.epoch(&mut |count| images += count).expect("an epoch").mean_loss)
@@ -215,13 +235,249 @@ fn training_learns_and_repeats() {
     assert_eq!(losses, again);
 }
 
+/// A network that has seen the shipped digits for an epoch of 512 images.
+fn trained<'a>(gpu: &Gpu, data: &'a DataSet, settings: &Settings) -> Trainer<'a> {
+    let mut trainer = Trainer::new(gpu, data, settings).expect("a trainer");
+    trainer.epoch(&mut |_| {}).expect("an epoch");
+    trainer
+}
+
+fn some_digits() -> DataSet {
+    let mut data = data::digits().expect("digits");
+    data.train.pixels.truncate(512 * IMAGE);
+    data.train.labels.truncate(512);
+    data
+}
+
+struct File(PathBuf);
+
+impl File {
+    fn new(test: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("digits-{}-{test}", std::process::id())))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A loaded network gives the same bits as the saved one, and so does a resumed training.
+#[test]
+fn a_checkpoint_is_the_network() {
+    let Some(gpu) = gpu() else { return };
+    let data = some_digits();
+    let file = File::new("resume");
+    for normalize in [None, Some(Config::pytorch())] {
+        let settings = Settings { normalize, dropout: 0.2, weight_decay: 1e-3, ..settings() };
+        let mut trainer = trained(gpu, &data, &settings);
+        saved::checkpoint(&trainer).expect("a checkpoint").save(&file.0).expect("saved");
+        let mut loaded = saved::load(gpu, &data, &file.0).expect("loaded");
+        assert_eq!(*loaded.settings(), settings);
+        let bits = |trainer: &mut Trainer<'_>| {
+            study::fingerprint(&trainer.logits(Mode::Infer, &data.test).expect("logits"))
+        };
+        assert_eq!(bits(&mut loaded), bits(&mut trainer));
+        let on = |trainer: &mut Trainer<'_>| trainer.epoch(&mut |_| {}).expect("an epoch");
+        assert_eq!(on(&mut loaded).mean_loss, on(&mut trainer).mean_loss);
+        assert_eq!(bits(&mut loaded), bits(&mut trainer));
+    }
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let data = some_digits();
+    let file = File::new("refused");
+    let trainer = Trainer::new(gpu, &data, &settings()).expect("a trainer");
+    let good = saved::checkpoint(&trainer).expect("a checkpoint");
+    let refusal = |change: &dyn Fn(&mut Checkpoint)| {
+        let mut changed = good.clone();
+        change(&mut changed);
+        changed.save(&file.0).expect("saved");
+        match saved::load(gpu, &data, &file.0) {
+            Ok(_) => "accepted".to_string(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let name = file.0.display();
+    for (message, words) in [
+        (refusal(&|c| c.tensors.retain(|t| t.name != "conv.bias")), "conv.bias"),
+        (refusal(&|c| c.tensors[0].shape = vec![9, 1, 32]), "[3, 3, 1, 32], found [9, 1, 32]"),
+        (refusal(&|c| drop(c.metadata.insert("order".into(), "up".into()))), "order: unknown"),
+        (refusal(&|c| drop(c.metadata.insert("batch".into(), "x".into()))), "is no number"),
+        (refusal(&|c| drop(c.metadata.remove("random"))), "random"),
+        (
+            refusal(&|c| {
+                let is_var = |t: &&mut Tensor| t.name == "norm_planes.running_var";
+                let var = c.tensors.iter_mut().find(is_var).expect("the variance");
+                var.values[3] = -1.0;
+            }),
+            "norm_planes.running_var: -1 is no variance",
+        ),
+    ] {
+        assert!(message.contains(&name.to_string()) && message.contains(words), "{message}");
+    }
+    let other = Settings { learning_rate: 0.5, ..settings() };
+    let error = saved::check_same(&settings(), &other, &file.0).expect_err("different");
+    assert!(error.to_string().contains("learning_rate is 0.001"), "{error}");
+}
+
+/// The folded convolution gives what convolution and normalization give, but for rounding.
+#[test]
+fn the_folded_convolution_gives_the_same_logits() {
+    let Some(gpu) = gpu() else { return };
+    let data = some_digits();
+    let settings = Settings { order: Order::NormFirst, ..settings() };
+    let mut trainer = trained(gpu, &data, &settings);
+    trainer.fold().expect("folds");
+    let whole = trainer.logits(Mode::Infer, &data.test).expect("logits");
+    let folded = trainer.logits(Mode::Folded, &data.test).expect("logits");
+
+    // u = 2⁻²⁴. A plane's value is a sum of 9 products and a bias, then a difference, a product and
+    // a sum; folded, a sum of 9 products and a bias whose factors were rounded once. Both are within
+    // 14u of the sum of their terms' sizes. Logits are sums of 5,408 products, in two steps of at
+    // most 676 and 33 terms; that error is taken as 6√n·u (Higham and Mary, 2019).
+    let u = f64::from(f32::EPSILON) / 2.0;
+    let (state, ..) = trainer.state().expect("state");
+    let [_, input_var] = state.running(Layer::Input);
+    let [mean, var] = state.running(Layer::Planes);
+    let largest = |values: &[f32]| values.iter().fold(0f64, |a, v| a.max(f64::from(*v).abs()));
+    let of = |parameter| largest(state.parameter(parameter));
+    let input = of(Parameter::InputGamma) / (f64::from(input_var[0]) + 1e-3).sqrt()
+        + of(Parameter::InputBeta);
+    let scale = var.iter().map(|v| 1.0 / (f64::from(*v) + 1e-3).sqrt()).fold(0.0, f64::max);
+    let scale = scale * of(Parameter::Gamma);
+    let sum = 9.0 * of(Parameter::ConvWeights) * input + of(Parameter::ConvBias) + largest(mean);
+    let plane = sum * scale + of(Parameter::Beta);
+    let weights: f64 = state
+        .parameter(Parameter::DenseWeights)
+        .chunks(FEATURES)
+        .map(|class| class.iter().map(|w| f64::from(*w).abs()).sum::<f64>())
+        .fold(0.0, f64::max);
+    let bound = weights * plane * (2.0 * 14.0 + 2.0 * 6.0 * (676f64 + 33.0).sqrt()) * u;
+    let size = whole.iter().flatten().fold(0f64, |a, v| a.max(f64::from(*v).abs()));
+    assert!(bound < 0.05 * size, "the bound {bound:e} says little about logits of {size:e}");
+    let pairs = whole.iter().flatten().zip(folded.iter().flatten());
+    let worst = pairs.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    eprintln!("folded: worst {worst:.1e}, bound {bound:.1e}, logits up to {size:.1e}");
+    assert!(worst <= bound, "{worst:e} is above {bound:e}");
+    assert!(worst > 0.0, "the folded convolution was not used");
+
+    let mut other = Trainer::new(gpu, &data, &self::settings()).expect("a trainer");
+    let error = other.fold().expect_err("relu stands between").to_string();
+    assert!(error.contains("--order norm-first"), "{error}");
+}
+
+/// Re-estimated statistics are those of all images together, and undo a change of brightness.
+#[test]
+fn statistics_are_re_estimated_exactly() {
+    let Some(gpu) = gpu() else { return };
+    let data = some_digits();
+    let mut trainer = trained(gpu, &data, &settings());
+    // 360 images: two batches of 128 and one of 104.
+    trainer.re_estimate(&data.test).expect("re-estimated");
+    let pixels: Vec<f64> = data.test.pixels.iter().map(|&p| p.into()).collect();
+    let n = pixels.len() as f64;
+    let mean = pixels.iter().sum::<f64>() / n;
+    let var = pixels.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / n;
+    let (state, ..) = trainer.state().expect("state");
+    let [found_mean, found_var] = state.running(Layer::Input);
+    // Statistics of a batch are f32.
+    assert!((f64::from(found_mean[0]) - mean).abs() < 1e-6 * mean, "{found_mean:?} {mean}");
+    assert!((f64::from(found_var[0]) - var).abs() < 1e-6 * var, "{found_var:?} {var}");
+    // On one batch, the statistics of the planes are those of that batch.
+    trainer.re_estimate(&first(&data.train, 128)).expect("re-estimated");
+    let (state, ..) = trainer.state().expect("state");
+    let [planes, normalized] = trainer.planes(Mode::Infer).expect("planes");
+    for (found, expected) in state.running(Layer::Planes).iter().zip(survey::statistics(&planes)) {
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found} {expected}");
+        }
+    }
+    // With them, inference normalizes that batch: β and γ² are its statistics, but for ε.
+    let [mean, var] = survey::statistics(&normalized);
+    let beta = state.parameter(Parameter::Beta);
+    let gamma = state.parameter(Parameter::Gamma);
+    let running_var = state.running(Layer::Planes)[1];
+    for c in 0..FILTERS {
+        let expected = gamma[c] * gamma[c] * running_var[c] / (running_var[c] + 1e-3);
+        assert!((mean[c] - beta[c]).abs() < 1e-5, "{} {}", mean[c], beta[c]);
+        assert!((var[c] - expected).abs() < 1e-5, "{} {expected}", var[c]);
+    }
+
+    let rows = study::shifts(&mut trainer, None, &data).expect("shifts");
+    let bright = rows.iter().find(|row| row.shift == "brightened").expect("brightened");
+    assert!(bright.adapted > bright.stored + 0.1, "{bright:?}");
+    let (after, ..) = trainer.state().expect("state");
+    assert_eq!(state, after, "shifts must leave the network as it was");
+}
+
+/// What a report is made of, from runs of two epochs.
+#[test]
+fn a_survey_says_what_happened() {
+    let Some(gpu) = gpu() else { return };
+    let data = some_digits();
+    let mut images = 0;
+    let grid = [(Optimizer::Adam, 1e-3), (Optimizer::Sgd, 1e6)];
+    let claims =
+        survey::claims(gpu, &data, &settings(), &grid, 1..3, 2, &mut |count| images += count)
+            .expect("claims");
+    assert_eq!(images, 2 * 2 * 2 * 2 * 512);
+    assert_eq!(claims.len(), 4);
+    for claim in &claims {
+        let line = format!("{claim:?}");
+        assert_eq!((claim.epochs_to_target.len(), claim.final_accuracy.len()), (2, 2), "{line}");
+        assert_eq!(claim.re_estimated.len(), if claim.normalized { 2 } else { 0 }, "{line}");
+        // No network learns with steps of a million.
+        let expected = if claim.learning_rate == 1e6 { 2 } else { 0 };
+        assert_eq!(claim.diverged, expected, "{line}");
+    }
+
+    let mut watch = Watch::default();
+    let mut trainer = Trainer::new(gpu, &data, &settings()).expect("a trainer");
+    for epoch in 0..=2 {
+        if epoch > 0 {
+            trainer.epoch(&mut |_| {}).expect("an epoch");
+        }
+        let before = trainer.state().expect("state");
+        watch.note(&mut trainer, epoch, epoch > 0).expect("noted");
+        assert_eq!(trainer.state().expect("state"), before, "watching changes nothing");
+    }
+    let (parameters, statistics, distributions) = watch.into_parts();
+    assert_eq!(parameters[0].per_epoch[0], [1.0; FILTERS], "gamma before training");
+    assert_ne!(parameters[0].per_epoch[0], parameters[0].per_epoch[2]);
+    assert_eq!(statistics[1].running[0], [1.0; FILTERS], "running variance before training");
+    let far = |epoch: usize| {
+        let pairs = statistics[1].running[epoch].iter().zip(&statistics[1].batch[epoch]);
+        pairs.map(|(running, batch)| (running - batch).abs()).sum::<f32>()
+    };
+    assert!(far(2) < far(0), "running statistics follow the batch's");
+    for distribution in &distributions {
+        assert_eq!(distribution.channel, distributions[0].channel);
+        assert_eq!(distribution.before.len(), 128 * CONV_AREA);
+        let mean = distribution.after.iter().sum::<f32>() / distribution.after.len() as f32;
+        assert!(mean.abs() < 0.1, "{mean}");
+    }
+    assert_eq!(distributions.len(), 2);
+}
+
+/// The first `count` images.
+fn first(images: &Images, count: usize) -> Images {
+    Images {
+        pixels: images.pixels[..count * IMAGE].to_vec(),
+        labels: images.labels[..count].to_vec(),
+    }
+}
+
 #[test]
 fn a_batch_that_does_not_fit_is_refused() {
     let Some(gpu) = gpu() else { return };
     let images = noise(3);
-    let mut network = Network::new(gpu, None, Optimizer::Sgd, 2, 1, 5);
+    let mut network = network(gpu, None, Optimizer::Sgd, 2);
     for indices in [&[][..], &[0, 1, 2]] {
-        let error = network.run(Mode::Train, &images, indices, &still());
+        let error = network.run(Mode::Train, &images, indices, &still(0));
         let message = error.expect_err("refused").to_string();
         assert!(message.contains(&format!("{} images; up to 2", indices.len())), "{message}");
     }
@@ -234,29 +490,49 @@ fn wrong_arguments_are_named() {
         ("--epochs 0", "--epochs takes a number from 1"),
         ("--epochs x", "--epochs takes a number from 1"),
         ("--epochs", "missing argument for option '--epochs'"),
-        ("--batch 1000000", "--batch takes a number from 1 to 4096"),
+        ("--batch 1000000", "--batch takes a number from 1 to 65535"),
         ("--seed -1", "-1"),
         ("--lr nan", "--lr takes a number from 0"),
         ("--dropout 1", "--dropout takes a number from 0"),
         ("--weight-decay -0.1", "--weight-decay takes a number from 0"),
         ("--optimizer lion", "--optimizer takes adam or sgd, not \"lion\""),
         ("--norm-preset x", "--norm-preset takes keras or pytorch"),
+        ("--order up", "--order takes relu-first or norm-first"),
         ("--colour", "--colour"),
         ("stray", "stray"),
+        ("predict", "predict takes a checkpoint"),
+        ("predict a b", "b"),
+        ("predict a --epochs 3", "--epochs"),
+        ("--fold", "--fold"),
     ] {
         let error = parse(line).expect_err(line).to_string();
         assert!(error.contains(words), "{line}: {error}");
     }
     assert!(parse("--epochs 3 --help").expect("valid").is_none());
     let line = "--data d --epochs 3 --batch 7 --seed 9 --optimizer sgd --lr 0.5 --weight-decay 0.1 \
-                --dropout 0.2 --no-bn --norm-preset pytorch --adapter a";
-    let options = parse(line).expect("valid").expect("options");
+                --dropout 0.2 --no-bn --norm-preset pytorch --order norm-first --adapter a --save s \
+                --resume r --report d --profile";
+    let Some(Command::Train(options)) = parse(line).expect("valid") else {
+        panic!("training is the default");
+    };
     let settings = &options.settings;
     assert_eq!((options.epochs, settings.batch, settings.seed), (3, 7, 9));
     assert_eq!(settings.optimizer, Optimizer::Sgd);
     assert_eq!([settings.learning_rate, settings.weight_decay, settings.dropout], [0.5, 0.1, 0.2]);
     assert_eq!(settings.normalize, Some(Config::pytorch()));
     assert!(options.without_norm);
-    assert_eq!(options.adapter.as_deref(), Some("a"));
-    assert_eq!(options.data, Some("d".into()));
+    assert_eq!(settings.order, Order::NormFirst);
+    assert_eq!(options.input.adapter.as_deref(), Some("a"));
+    assert_eq!(options.input.data, Some("d".into()));
+    assert_eq!(options.save, Some("s".into()));
+    assert_eq!(options.resume, Some("r".into()));
+    assert_eq!(options.report, Some("d".into()));
+    assert!(options.profile);
+    let Some(Command::Predict(options)) =
+        parse("predict m --fold --data d --adapter a").expect("valid")
+    else {
+        panic!("predict is a command");
+    };
+    assert_eq!((options.file, options.fold), ("m".into(), true));
+    assert_eq!(options.input.data, Some("d".into()));
 }

@@ -7,7 +7,6 @@
 // First, then second moments.
 @group(0) @binding(3) var<storage, read_write> moments: array<f32>;
 
-override DECAYED: u32;
 const BETA_1 = 0.9;
 const BETA_2 = 0.999;
 const EPSILON = 1e-8;

@@ -3,6 +3,11 @@
 // Images are 28×28, a 3×3 convolution without padding gives 32 planes of 26×26, pooling 13×13.
 
 override LANES: u32;
+// relu stands right after the convolution; otherwise batch normalization stands between them, and
+// relu is taken after pooling, which gives the same.
+override RELU_FIRST: bool;
+// Parameters that weight decay shrinks.
+override DECAYED: u32;
 
 const SIDE = 28u;
 const IMAGE = 784u;

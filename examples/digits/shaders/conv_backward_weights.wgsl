@@ -1,11 +1,10 @@
 // Partial dweights and dbias of the convolution: a workgroup sums eight filters over a chunk of
-// images, lanes over pixels. The gradient passes where relu's output is above 0.
-// Grid: chunks × filters / 8.
+// images, lanes over four neighbouring pixels each. Grid: chunks × filters / 8.
 
 @group(0) @binding(0) var<uniform> sizes: Sizes;
 @group(0) @binding(1) var<storage, read> images: array<f32>;
-@group(0) @binding(2) var<storage, read> output: array<f32>;
-@group(0) @binding(3) var<storage, read> doutput: array<f32>;
+@group(0) @binding(2) var<storage, read> output: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> doutput: array<vec4<f32>>;
 // [chunk, tap (the tenth is the bias), filter]
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
 
@@ -22,18 +21,32 @@ fn main(
     let begin = workgroup.x * sizes.chunk;
     let end = min(begin + sizes.chunk, sizes.batch);
     for (var image = begin; image < end; image = image + 1u) {
-        let base = (image * FILTERS + workgroup.y * 8u) * CONV_AREA;
-        for (var pixel = lane; pixel < CONV_AREA; pixel = pixel + LANES) {
-            let low = gradient(base + pixel);
-            let high = gradient(base + 4u * CONV_AREA + pixel);
+        let plane = CONV_AREA / 4u;
+        let base = (image * FILTERS + workgroup.y * 8u) * plane;
+        for (var quad = lane; quad < plane; quad = quad + LANES) {
+            let at = base + quad;
+            // Filters become the components, one pixel after the other.
+            let low = transpose(mat4x4<f32>(
+                passed(at), passed(at + plane), passed(at + 2u * plane), passed(at + 3u * plane),
+            ));
+            let high = transpose(mat4x4<f32>(
+                passed(at + 4u * plane),
+                passed(at + 5u * plane),
+                passed(at + 6u * plane),
+                passed(at + 7u * plane),
+            ));
+            let pixel = vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
             let start = image * IMAGE + pixel / CONV_SIDE * SIDE + pixel % CONV_SIDE;
             for (var tap = 0u; tap < TAPS; tap = tap + 1u) {
-                let value = images[start + tap / 3u * SIDE + tap % 3u];
-                sums[2u * tap] = sums[2u * tap] + value * low;
-                sums[2u * tap + 1u] = sums[2u * tap + 1u] + value * high;
+                let from_tap = start + tap / 3u * SIDE + tap % 3u;
+                let value = vec4<f32>(
+                    images[from_tap.x], images[from_tap.y], images[from_tap.z], images[from_tap.w],
+                );
+                sums[2u * tap] = sums[2u * tap] + low * value;
+                sums[2u * tap + 1u] = sums[2u * tap + 1u] + high * value;
             }
-            sums[18] = sums[18] + low;
-            sums[19] = sums[19] + high;
+            sums[18] = sums[18] + low * vec4<f32>(1.0);
+            sums[19] = sums[19] + high * vec4<f32>(1.0);
         }
     }
     for (var i = 0u; i < OWN; i = i + 1u) {
@@ -48,14 +61,4 @@ fn main(
         // Eight vec4 of filters in a row; this workgroup has two of them.
         partials[(workgroup.x * 10u + i / 2u) * 8u + workgroup.y * 2u + i % 2u] = sum;
     }
-}
-
-fn gradient(at: u32) -> vec4<f32> {
-    return vec4<f32>(
-        passed(at), passed(at + CONV_AREA), passed(at + 2u * CONV_AREA), passed(at + 3u * CONV_AREA),
-    );
-}
-
-fn passed(at: u32) -> f32 {
-    return select(0.0, doutput[at], output[at] > 0.0);
 }

@@ -1,12 +1,12 @@
 // The gradient of the features, dlogits · weights, through dropout to the largest of each 2×2 (the
-// first of equals). Grid: features / LANES × images / GROUP.
+// first of equals), and through relu where it does not stand first. Grid: features / LANES × images / GROUP.
 
 @group(0) @binding(0) var<uniform> sizes: Sizes;
 @group(0) @binding(1) var<uniform> step: Step;
 @group(0) @binding(2) var<storage, read> weights: array<f32>; // [class, feature]
 @group(0) @binding(3) var<storage, read> dlogits: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> planes: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dplanes: array<f32>;
+@group(0) @binding(4) var<storage, read> planes: array<vec2<f32>>;
+@group(0) @binding(5) var<storage, read_write> dplanes: array<vec2<f32>>;
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -25,20 +25,20 @@ fn main(
     for (var image = workgroup.y * GROUP; image < end; image = image + 1u) {
         let d = image * 3u;
         let sum = dot(dlogits[d], w0) + dot(dlogits[d + 1u], w1) + dot(dlogits[d + 2u].xy, w2);
-        let gradient = sum * dropout_factor(image * FEATURES + feature);
-        let at = image * FILTERS * CONV_AREA + corner;
-        let window = vec4<f32>(
-            planes[at], planes[at + 1u], planes[at + CONV_SIDE], planes[at + CONV_SIDE + 1u],
-        );
+        let at = (image * FILTERS * CONV_AREA + corner) / 2u;
+        let top = planes[at];
+        let bottom = planes[at + CONV_SIDE / 2u];
         var largest = 0u;
-        var value = window.x;
-        if window.y > value { largest = 1u; value = window.y; }
-        if window.z > value { largest = 2u; value = window.z; }
-        if window.w > value { largest = 3u; }
-        dplanes[at] = select(0.0, gradient, largest == 0u);
-        dplanes[at + 1u] = select(0.0, gradient, largest == 1u);
-        dplanes[at + CONV_SIDE] = select(0.0, gradient, largest == 2u);
-        dplanes[at + CONV_SIDE + 1u] = select(0.0, gradient, largest == 3u);
+        var value = top.x;
+        if top.y > value { largest = 1u; value = top.y; }
+        if bottom.x > value { largest = 2u; value = bottom.x; }
+        if bottom.y > value { largest = 3u; value = bottom.y; }
+        let passes = RELU_FIRST || value > 0.0;
+        let gradient = select(0.0, sum * dropout_factor(image * FEATURES + feature), passes);
+        let places = vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(largest);
+        let spread = select(vec4<f32>(0.0), vec4<f32>(gradient), places);
+        dplanes[at] = spread.xy;
+        dplanes[at + CONV_SIDE / 2u] = spread.zw;
     }
 }
 
