@@ -10,6 +10,7 @@ mod checkpoint;
 mod data;
 mod gpu;
 mod network;
+mod progress;
 #[cfg(test)]
 mod reference;
 mod report;
@@ -20,15 +21,17 @@ mod survey;
 mod tests;
 mod training;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use wgpu_batchnorm::{Gpu, Kernels, wgpu};
 
 use arguments::{Command, Input, Predict, Train};
 use data::DataSet;
 use network::Mode;
-use report::Report;
+use progress::Progress;
+use report::{Report, Shifted};
 use study::{Run, TARGET};
 use survey::Watch;
 use training::{Epoch, Evaluation, Settings, Trainer};
@@ -84,6 +87,11 @@ fn open(input: &Input, features: wgpu::Features) -> Result<(DataSet, Gpu), Error
             open_with(&adapters[index], features)?
         }
     };
+    // What no call can return, such as a buffer for which there is no memory.
+    gpu.device().on_uncaptured_error(Arc::new(|error| {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }));
     println!("{}, on {}", describe(&data), gpu.describe());
     Ok((data, gpu))
 }
@@ -105,13 +113,6 @@ fn open_with(adapter: &wgpu::Adapter, features: wgpu::Features) -> Result<Gpu, E
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))?;
     Ok(Gpu::from_device(device, queue))
-}
-
-/// A bar that shows rate and time left; nothing where standard error is not a terminal.
-fn bar(images: usize) -> Result<ProgressBar, Error> {
-    Ok(ProgressBar::new(images as u64).with_style(ProgressStyle::with_template(
-        "{bar:40} {pos}/{len} images, {per_sec}, {eta} left",
-    )?))
 }
 
 fn train(options: &Train) -> Result<(), Error> {
@@ -136,16 +137,16 @@ fn train(options: &Train) -> Result<(), Error> {
     println!("{:5}{titles}", "");
     let heads = " | last loss  mean loss  test loss  accuracy      s";
     println!("{:5}{}", "epoch", heads.repeat(runs.len()));
-    let bar = bar(options.epochs * data.train.len() * runs.len())?;
+    let mut progress = Progress::new(options.epochs * data.train.len() * runs.len())?;
     let mut watch = options.report.as_ref().map(|_| Watch::default());
     for epoch in 0..=options.epochs {
         if epoch > 0 {
             let mut line = format!("{epoch:5}");
             for run in &mut runs {
-                let done = run.epoch(&data, &mut |images| bar.inc(images as u64))?;
+                let done = run.epoch(&data, &mut |images| progress.advance(images))?;
                 line += &columns(done);
             }
-            bar.suspend(|| println!("{line}"));
+            progress.say(&line);
             if let (Some(path), Some(run)) = (&options.save, runs.first()) {
                 saved::checkpoint(&run.trainer)?.save(path)?;
             }
@@ -155,14 +156,12 @@ fn train(options: &Train) -> Result<(), Error> {
             watch.note(&mut run.trainer, epoch, distribution)?;
         }
     }
-    bar.finish_and_clear();
+    progress.finish();
     println!();
     study::summarize(&runs, &data);
-    let shifts = match &mut runs[..] {
-        [with, without] => study::shifts(&mut with.trainer, Some(&mut without.trainer), &data)?,
-        _ => Vec::new(),
-    };
-    if !shifts.is_empty() {
+    let mut shifts = Vec::new();
+    if let [with, without] = &mut runs[..] {
+        shifts = study::shifts(&mut with.trainer, Some(&mut without.trainer), &data)?;
         study::print_shifts(&shifts);
     }
     if options.profile {
@@ -171,44 +170,47 @@ fn train(options: &Train) -> Result<(), Error> {
         }
     }
     if let (Some(dir), Some(watch)) = (&options.report, watch) {
-        let seeds = with.seed..with.seed + survey::SEEDS;
-        let run_count = 2 * survey::GRID.len() * seeds.clone().count();
-        let bar = self::bar(run_count * options.epochs * data.train.len())?;
-        let progress = &mut |images| bar.inc(images as u64);
-        let claims = survey::claims(
-            &gpu,
-            &data,
-            with,
-            &survey::GRID,
-            seeds.clone(),
-            options.epochs,
-            progress,
-        )?;
-        bar.finish_and_clear();
-        println!("\n{}", report::claims_markdown(&claims, TARGET));
-        let (parameters, statistics, distributions) = watch.into_parts();
-        let page = report::write(
-            dir,
-            &Report {
-                title: "Batch normalization in an image classifier".into(),
-                adapter: gpu.describe(),
-                data: describe(&data),
-                command: std::env::args()
-                    .skip(1)
-                    .fold("./scripts/demo".into(), |line, word| line + " " + &word),
-                seeds: seeds.collect(),
-                target: TARGET,
-                curves: runs.iter().map(survey::curve).collect(),
-                distributions,
-                parameters,
-                statistics,
-                claims,
-                shifts,
-            },
-        )?;
+        let page = report(dir, options, (&data, &gpu), &runs, watch, shifts)?;
         println!("The report is {}", page.display());
     }
     Ok(())
+}
+
+/// Repeats the training over optimizers, learning rates and seeds, and writes the report.
+fn report(
+    dir: &Path,
+    options: &Train,
+    (data, gpu): (&DataSet, &Gpu),
+    runs: &[Run<'_>],
+    watch: Watch,
+    shifts: Vec<Shifted>,
+) -> Result<PathBuf, Error> {
+    let Train { settings, epochs, .. } = options;
+    let seeds = settings.seed..settings.seed + survey::SEEDS;
+    let run_count = 2 * survey::GRID.len() * seeds.clone().count();
+    let mut progress = Progress::new(run_count * epochs * data.train.len())?;
+    let repeat = survey::Repeat { grid: &survey::GRID, seeds: seeds.clone(), epochs: *epochs };
+    let advance = &mut |images| progress.advance(images);
+    let claims = survey::claims(gpu, data, settings, &repeat, advance)?;
+    progress.finish();
+    println!("\n{}", report::claims_markdown(&claims, TARGET));
+    let arguments = std::env::args().skip(1);
+    let (parameters, statistics, distributions) = watch.into_parts();
+    let content = Report {
+        title: "Batch normalization in an image classifier".into(),
+        adapter: gpu.describe(),
+        data: describe(data),
+        command: arguments.fold("./scripts/demo".into(), |line, word| line + " " + &word),
+        seeds: seeds.collect(),
+        target: TARGET,
+        curves: runs.iter().map(survey::curve).collect(),
+        distributions,
+        parameters,
+        statistics,
+        claims,
+        shifts,
+    };
+    report::write(dir, &content)
 }
 
 /// The run with normalization, if there is one.

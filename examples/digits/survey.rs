@@ -108,29 +108,35 @@ pub fn curve(run: &Run<'_>) -> Curve {
     Curve { name: run.name.into(), epochs: run.epochs.iter().map(point).collect() }
 }
 
-/// Trains with every optimizer and learning rate of `grid` and every seed, with and without
-/// normalization; for the rest as `settings` say.
+/// Which runs to make.
+pub struct Repeat<'a> {
+    /// Optimizers and learning rates.
+    pub grid: &'a [(Optimizer, f64)],
+    pub seeds: Range<u64>,
+    pub epochs: usize,
+}
+
+/// Trains with every optimizer, learning rate and seed, with and without normalization; for the rest
+/// as `settings` say.
 pub fn claims(
     gpu: &Gpu,
     data: &DataSet,
     settings: &Settings,
-    grid: &[(Optimizer, f64)],
-    seeds: Range<u64>,
-    epochs: usize,
+    repeat: &Repeat<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Claim>, Error> {
     let mut claims = Vec::new();
-    for &(optimizer, learning_rate) in grid {
+    for &(optimizer, learning_rate) in repeat.grid {
         let name = OPTIMIZERS.iter().find(|(_, o)| *o == optimizer).map_or("", |(name, _)| name);
         for normalized in [true, false] {
             let mut claim =
                 Claim { optimizer: name.into(), learning_rate, normalized, ..Claim::default() };
-            for seed in seeds.clone() {
+            for seed in repeat.seeds.clone() {
                 let normalize = settings.normalize.clone().filter(|_| normalized);
                 let own =
                     Settings { optimizer, learning_rate, seed, normalize, ..settings.clone() };
                 let mut run = Run::new("", Trainer::new(gpu, data, &own)?);
-                for _ in 0..epochs {
+                for _ in 0..repeat.epochs {
                     run.epoch(data, progress)?;
                 }
                 claim.epochs_to_target.push(run.epochs_to_target(TARGET));

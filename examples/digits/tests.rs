@@ -12,7 +12,7 @@ use crate::network::{
     CONV_AREA, Design, FEATURES, FILTERS, IMAGE, Layer, Mode, Network, Optimizer, Order, Parameter,
     Step,
 };
-use crate::survey::Watch;
+use crate::survey::{Repeat, Watch};
 use crate::training::{Settings, Trainer, still};
 use crate::{reference, saved, study, survey};
 
@@ -421,9 +421,9 @@ fn a_survey_says_what_happened() {
     let data = some_digits();
     let mut images = 0;
     let grid = [(Optimizer::Adam, 1e-3), (Optimizer::Sgd, 1e6)];
-    let claims =
-        survey::claims(gpu, &data, &settings(), &grid, 1..3, 2, &mut |count| images += count)
-            .expect("claims");
+    let repeat = Repeat { grid: &grid, seeds: 1..3, epochs: 2 };
+    let claims = survey::claims(gpu, &data, &settings(), &repeat, &mut |count| images += count)
+        .expect("claims");
     assert_eq!(images, 2 * 2 * 2 * 2 * 512);
     assert_eq!(claims.len(), 4);
     for claim in &claims {
