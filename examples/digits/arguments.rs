@@ -149,7 +149,7 @@ fn parse_train(parser: &mut lexopt::Parser) -> Result<Option<Command>, Error> {
             Long("adapter") => train.input.adapter = Some(parser.value()?.string()?),
             Long("epochs") => train.epochs = count(parser, "--epochs", 1_000_000)?,
             Long("batch") => settings.batch = count(parser, "--batch", 65_535)?,
-            Long("seed") => settings.seed = parser.value()?.parse()?,
+            Long("seed") => settings.seed = parser.value()?.parse::<u32>()?.into(),
             Long("optimizer") => {
                 settings.optimizer = choice(parser, "--optimizer", &OPTIMIZERS)?;
             }

@@ -91,9 +91,9 @@ impl<'a> Trainer<'a> {
             let step = self.next_step(record);
             behind.push_back(self.network.run(Mode::Train, &data.train, batch, &step)?);
             if behind.len() > STEPS_AHEAD {
-                behind
-                    .pop_front()
-                    .map_or(Ok(()), |oldest| gpu::wait(self.network.gpu(), oldest))?;
+                if let Some(oldest) = behind.pop_front() {
+                    gpu::wait(self.network.gpu(), oldest)?;
+                }
             }
             progress(batch.len());
         }
