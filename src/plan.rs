@@ -756,7 +756,8 @@ impl<'a> Builder<'a> {
     fn one_dispatch(&self, loads: u64) -> bool {
         let t = self.tuning;
         let enough = self.across >= u64::from(t.fused_workgroups);
-        let limit = if enough { t.fused_loads.max(t.tiny_loads) } else { t.tiny_loads };
+        let fused = if self.walk == Walk::Rows { t.fused_loads } else { t.fused_column_loads };
+        let limit = if enough { fused.max(t.tiny_loads) } else { t.tiny_loads };
         // Two loops of so many loads stay below the bound on iterations.
         loads <= u64::from(limit.min(MAX_ITERATIONS / 2))
     }

@@ -12,7 +12,13 @@ fn tunings(case: &Case) -> Vec<Tuning> {
         Tuning::choose(&caps, &case.geometry(), case.config.element)
     };
     let software = choose(Class::Software);
-    let split = Tuning { fused_loads: 0, tiny_loads: 0, min_loads: 4, ..software.clone() };
+    let split = Tuning {
+        fused_loads: 0,
+        fused_column_loads: 0,
+        tiny_loads: 0,
+        min_loads: 4,
+        ..software.clone()
+    };
     vec![software, choose(Class::Hardware), split]
 }
 

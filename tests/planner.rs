@@ -188,6 +188,7 @@ fn refusals_are_typed() {
         min_loads: 0,
         min_column_loads: 0,
         fused_loads: 0,
+        fused_column_loads: 0,
         fused_workgroups: 0,
         tiny_loads: 0,
         min_row: 0,

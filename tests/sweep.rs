@@ -18,11 +18,17 @@ fn tunings() -> Vec<Tuning> {
         min_loads: 1,
         min_column_loads: 1,
         fused_loads: 0,
+        fused_column_loads: 0,
         fused_workgroups: 1,
         tiny_loads: 0,
         min_row: 4,
     };
-    let fused = Tuning { fused_loads: 4_096, tiny_loads: 4_096, ..split.clone() };
+    let fused = Tuning {
+        fused_loads: 4_096,
+        fused_column_loads: 4_096,
+        tiny_loads: 4_096,
+        ..split.clone()
+    };
     let wide = Tuning { workgroup_size: 64, ..split.clone() };
     let columns_only = Tuning { min_row: u32::MAX, workgroup_count: 40, ..split.clone() };
     vec![split, fused, wide, columns_only]
