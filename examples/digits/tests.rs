@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use wgpu_batchnorm::{Config, Gpu};
+use wgpu_batchnorm::{Config, Gpu, wgpu};
 
 use crate::arguments::{self, Command};
 use crate::checkpoint::{Checkpoint, Tensor};
@@ -461,6 +461,60 @@ fn a_survey_says_what_happened() {
         assert!(mean.abs() < 0.1, "{mean}");
     }
     assert_eq!(distributions.len(), 2);
+}
+
+/// The command line as a user would type it, on a folder of IDX files.
+#[test]
+fn all_options_work_together() {
+    let Some(gpu) = gpu() else { return };
+    let folder = std::env::temp_dir().join(format!("digits-{}-all", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let digits = data::digits().expect("digits");
+    for (half, images, count) in [("train", &digits.train, 33u32), ("t10k", &digits.test, 20)] {
+        let header = |words: &[u32]| words.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<_>>();
+        let n = count as usize;
+        let pixels = images.pixels[..n * IMAGE].iter().map(|p| (255.0 * p) as u8);
+        let file = [header(&[2051, count, 28, 28]), pixels.collect()].concat();
+        std::fs::write(folder.join(format!("{half}-images-idx3-ubyte")), file).expect("images");
+        let file = [header(&[2049, count]), images.labels[..n].to_vec()].concat();
+        std::fs::write(folder.join(format!("{half}-labels-idx1-ubyte")), file).expect("labels");
+    }
+    let (dir, adapter) = (folder.display(), gpu.device().adapter_info().name);
+    let run = |line: &str| {
+        let words = line.split(' ').map(|word| word.replace("ADAPTER", &adapter));
+        match arguments::parse(words).expect("arguments").expect("a command") {
+            Command::Train(options) => crate::train(&options),
+            Command::Predict(options) => crate::predict(&options),
+        }
+    };
+    let options = "--epochs 1 --batch 32 --seed 3 --lr 0.01 --optimizer adam --weight-decay 0.01 \
+                   --dropout 0.1 --norm-preset pytorch --order norm-first";
+    let file = folder.join("model.safetensors");
+    let model = file.display();
+    run(&format!("{options} --data {dir} --adapter ADAPTER --save {model} --report {dir}/report"))
+        .expect("training");
+    let page = std::fs::read_to_string(folder.join("report/report.html")).expect("a report");
+    for words in ["adam", "sgd", "brightened", "with batch normalization"] {
+        assert!(page.contains(words), "the report lacks {words}");
+    }
+    assert_eq!(page.matches("<svg").count(), 6);
+    run(&format!("{options} --data {dir} --resume {model}")).expect("a resumed training");
+    run(&format!("predict {model} --data {dir} --fold")).expect("a prediction");
+    for (line, words) in [
+        (format!("--data {dir} --resume {model}"), "normalize is pytorch"),
+        (format!("--data {dir}/none"), "none"),
+        (format!("--data {dir} --adapter no-such"), "no adapter's name contains \"no-such\""),
+        (format!("predict {dir}/none --data {dir}"), "none"),
+        (format!("--data {dir} --epochs 1 --save {dir}/no/where"), "where"),
+    ] {
+        let error = run(&line).expect_err(&line).to_string();
+        assert!(error.contains(words), "{line}: {error}");
+    }
+    if gpu.device().adapter_info().backend == wgpu::Backend::Vulkan {
+        run(&format!("--data {dir} --epochs 1 --no-bn --profile")).expect("a profile");
+    }
+    std::fs::remove_dir_all(&folder).expect("removed");
 }
 
 /// The first `count` images.
