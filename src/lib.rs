@@ -21,6 +21,8 @@ pub mod fold;
 mod geometry;
 #[cfg(feature = "host")]
 mod host;
+#[cfg(feature = "safetensors")]
+mod interchange;
 mod kernels;
 #[cfg(feature = "host")]
 mod layer;
@@ -47,6 +49,8 @@ pub use geometry::{ChannelAxis, Geometry, GeometryError};
 pub use host::{
     BackwardOutput, Gpu, HostError, Parameters, RunningStatistics, SavedStatistics, TrainOutput,
 };
+#[cfg(feature = "safetensors")]
+pub use interchange::{InterchangeError, Names, StateTensor};
 pub use kernels::{KernelOptions, Kernels, PrepareError, Prepared};
 #[cfg(feature = "host")]
 pub use layer::{BatchNorm, LayerState};
