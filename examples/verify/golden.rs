@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use wgpu_batchnorm::{Affine, ChannelAxis, Config, Geometry, RunningVariance, SingleValue, Update};
 
-use crate::compare::{Arithmetic, Bounds, Center};
+use super::compare::{Arithmetic, Bounds, Center};
 
 /// What a file holds.
 pub enum Entry {
@@ -47,6 +48,11 @@ impl Golden {
         self.expected.get(name).map(Vec::as_slice)
     }
 
+    /// The names of all expected results.
+    pub fn results(&self) -> impl Iterator<Item = &str> {
+        self.expected.keys().map(String::as_str)
+    }
+
     /// How far each value of a result may be from the expected one. `None` for a result that is
     /// none of batch normalization's.
     pub fn bounds(&self, name: &str, arithmetic: Arithmetic) -> Option<Vec<f64>> {
@@ -65,7 +71,7 @@ impl Golden {
         let rate = match self.config.update {
             Update::Rate(rate) => rate,
             Update::Decay(decay) => 1.0 - decay,
-            Update::Cumulative => 1.0 / f64::from(self.batches_before + 1),
+            Update::Cumulative => 1.0 / (f64::from(self.batches_before) + 1.0),
             Update::None => 0.0,
         };
         let factor = self.config.running_variance.factor(self.geometry.values_per_channel());
@@ -102,9 +108,9 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     let cases = cases.ok_or("the header's metadata has no \"cases\"")?;
     let cases: serde_json::Map<String, Value> =
         serde_json::from_str(cases).map_err(|error| format!("\"cases\" is no object: {error}"))?;
-    let mut by_case: HashMap<&str, Vec<(&str, safetensors::tensor::TensorView<'_>)>> =
-        HashMap::new();
-    let all = tensors.tensors();
+    let mut by_case: HashMap<&str, Vec<(&str, TensorView<'_>)>> = HashMap::new();
+    let mut all = tensors.tensors();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
     for (path, view) in &all {
         let (case, tensor) =
             path.rsplit_once('/').ok_or_else(|| format!("tensor {path:?} belongs to no case"))?;
@@ -116,14 +122,13 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     let mut entries = Vec::new();
     for (name, settings) in &cases {
         let tensors = by_case.remove(name.as_str()).unwrap_or_default();
-        let entry = match unsupported(settings) {
-            Some(reason) => Entry::Unsupported { name: name.clone(), reason },
-            None => {
-                let golden = golden(name, settings, &tensors);
-                Entry::Case(Box::new(golden.map_err(|error| format!("case {name}: {error}"))?))
-            }
+        let settings = Settings(settings);
+        let entry = match unsupported(&settings) {
+            Ok(Some(reason)) => Ok(Entry::Unsupported { name: name.clone(), reason }),
+            Ok(None) => golden(name, &settings, &tensors).map(|case| Entry::Case(Box::new(case))),
+            Err(error) => Err(error),
         };
-        entries.push(entry);
+        entries.push(entry.map_err(|error| format!("case {name}: {error}"))?);
     }
     if entries.is_empty() {
         return Err("there is no case".into());
@@ -131,68 +136,116 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     Ok(entries)
 }
 
-fn unsupported(settings: &Value) -> Option<String> {
-    let not = |key: &str, supported: &str| match &settings[key] {
-        Value::String(value) if value != supported => Some(format!("{key} {value}")),
-        _ => None,
-    };
-    not("dtype", "f32").or_else(|| not("fused", "none"))
+/// A case's settings, each looked at by its type.
+struct Settings<'a>(&'a Value);
+
+impl<'a> Settings<'a> {
+    fn get<T>(
+        &self,
+        key: &str,
+        kind: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        match &self.0[key] {
+            Value::Null => Ok(None),
+            value => read(value).map(Some).ok_or(format!("{key:?} is {value}, not {kind}")),
+        }
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&'a str>, String> {
+        self.get(key, "a text", Value::as_str)
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, String> {
+        self.get(key, "a number", Value::as_f64)
+    }
+
+    /// One of two texts; the second without any.
+    fn is_first(&self, key: &str, first: &str, second: &str) -> Result<bool, String> {
+        match self.text(key)? {
+            Some(text) if text == first => Ok(true),
+            Some(text) if text != second => {
+                Err(format!("{key:?} is {text:?}, neither {first} nor {second}"))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, String> {
+        value.ok_or(format!("there is no {key:?}"))
+    }
 }
+
+fn unsupported(settings: &Settings<'_>) -> Result<Option<String>, String> {
+    for (key, supported) in [("dtype", "f32"), ("fused", "none")] {
+        let value = settings.text(key)?.unwrap_or(supported);
+        if value != supported {
+            return Ok(Some(format!("{key} {value}")));
+        }
+    }
+    Ok(None)
+}
+
+const INPUTS: [&str; 6] = ["x", "dy", "gamma", "beta", "running_mean", "running_var"];
+const RESULTS: [&str; 4] = ["y", "dx", "dgamma", "dbeta"];
+const TRAIN_RESULTS: [&str; 4] =
+    ["save_mean", "save_invstd", "running_mean_out", "running_var_out"];
 
 fn golden(
     name: &str,
-    settings: &Value,
-    tensors: &[(&str, safetensors::tensor::TensorView<'_>)],
+    settings: &Settings<'_>,
+    tensors: &[(&str, TensorView<'_>)],
 ) -> Result<Golden, String> {
-    let text = |key: &str| settings[key].as_str();
     let dimension = |d: &Value| d.as_u64().and_then(|d| usize::try_from(d).ok());
-    let shape: Option<Vec<usize>> =
-        settings["shape"].as_array().and_then(|dims| dims.iter().map(dimension).collect());
-    let mut shape = shape.ok_or("\"shape\" is no list of sizes")?;
-    let axis = match text("layout") {
-        Some("nchw") => ChannelAxis::First,
-        Some("nhwc") if shape.len() >= 2 => {
-            let channels = shape.remove(1);
-            shape.push(channels);
-            ChannelAxis::Last
-        }
-        _ => return Err("\"layout\" is neither nchw nor nhwc".into()),
-    };
+    let sizes = |value: &Value| value.as_array().and_then(|d| d.iter().map(dimension).collect());
+    let mut shape: Vec<usize> =
+        settings.required("shape", settings.get("shape", "a list of sizes", sizes)?)?;
+    settings.required("layout", settings.text("layout")?)?;
+    let last = settings.is_first("layout", "nhwc", "nchw")?;
+    if last && shape.len() >= 2 {
+        let channels = shape.remove(1);
+        shape.push(channels);
+    }
+    let axis = if last { ChannelAxis::Last } else { ChannelAxis::First };
     let geometry = Geometry::new(&shape, axis).map_err(|error| error.to_string())?;
-    let train = match text("mode") {
-        Some("train") => true,
-        Some("eval") => false,
-        _ => return Err("\"mode\" is neither train nor eval".into()),
-    };
-    let update = match (settings["onnx_momentum"].as_f64(), settings["momentum"].as_f64()) {
+    settings.required("mode", settings.text("mode")?)?;
+    let train = settings.is_first("mode", "train", "eval")?;
+    let onnx = settings.number("onnx_momentum")?;
+    let update = match (onnx, settings.number("momentum")?) {
         (Some(decay), _) => Update::Decay(decay),
         (None, Some(rate)) => Update::Rate(rate),
         (None, None) => Update::Cumulative,
     };
-    let affine = settings["affine"].as_bool().ok_or("\"affine\" is neither true nor false")?;
+    if update == Update::Cumulative && settings.0.get("momentum").is_none() {
+        return Err("there is no \"momentum\"; null is the cumulative average".into());
+    }
+    let affine =
+        settings.required("affine", settings.get("affine", "true or false", Value::as_bool)?)?;
     let config = Config {
-        epsilon: settings["eps"].as_f64().ok_or("\"eps\" is no number")?,
+        epsilon: settings.required("eps", settings.number("eps")?)?,
         update,
-        running_variance: match text("running_var") {
-            Some("biased") => RunningVariance::Population,
-            _ => RunningVariance::Unbiased,
+        running_variance: match settings.is_first("running_var", "biased", "unbiased")? {
+            true => RunningVariance::Population,
+            false => RunningVariance::Unbiased,
         },
         affine: if affine { Affine::BOTH } else { Affine::NONE },
         single_value: SingleValue::Allow,
         ..Config::pytorch()
     };
     config.validate().map_err(|error| error.to_string())?;
+    let batch_count = |value: &Value| value.as_u64().and_then(|count| u32::try_from(count).ok());
+    let batches_before = settings.get("batches_before", "a 32-bit count", batch_count)?;
     let mut inputs = HashMap::new();
     let mut expected = HashMap::new();
     for (tensor, view) in tensors {
         let whole = matches!(*tensor, "x" | "y" | "dy" | "dx");
-        let count = if whole { geometry.len() } else { geometry.channels() };
-        let found = view.shape().iter().product::<usize>() as u64;
-        if found != count {
-            return Err(format!("{tensor} has {found} values; there should be {count}"));
+        let channels = [geometry.channels() as usize];
+        let wanted = if whole { shape.as_slice() } else { &channels };
+        if view.shape() != wanted {
+            let found = view.shape();
+            return Err(format!("{tensor} has the shape {found:?}; it should have {wanted:?}"));
         }
-        let is_input =
-            matches!(*tensor, "x" | "dy" | "gamma" | "beta" | "running_mean" | "running_var");
+        let is_input = INPUTS.contains(tensor);
         match (view.dtype(), is_input) {
             (Dtype::F32, true) => {
                 inputs.insert(tensor.to_string(), bytemuck::pod_collect_to_vec(view.data()));
@@ -210,14 +263,26 @@ fn golden(
     if affine {
         required.extend(["gamma", "beta"]);
     }
+    let gradient = ["dx", "dgamma", "dbeta"].iter().any(|result| expected.contains_key(*result));
+    if gradient {
+        required.push("dy");
+    }
     if let Some(missing) = required.into_iter().find(|input| !inputs.contains_key(*input)) {
         return Err(format!("there is no {missing}"));
     }
     if expected.is_empty() {
         return Err("there is no expected result".into());
     }
-    let torch = settings["torch_max_abs_err"].as_object();
-    let torch_error = torch
+    for result in expected.keys().map(String::as_str) {
+        let parameter = matches!(result, "dgamma" | "dbeta");
+        let computed = (RESULTS.contains(&result) || train && TRAIN_RESULTS.contains(&result))
+            && (affine || !parameter);
+        if !computed {
+            return Err(format!("{result} is no result of this case"));
+        }
+    }
+    let torch_error = settings
+        .get("torch_max_abs_err", "an object", Value::as_object)?
         .into_iter()
         .flatten()
         .filter_map(|(tensor, error)| Some((tensor.clone(), error.as_f64()?)))
@@ -229,10 +294,10 @@ fn golden(
         axis,
         geometry,
         config,
-        batches_before: settings["batches_before"].as_u64().unwrap_or(0) as u32,
+        batches_before: batches_before.unwrap_or(0),
         torch_error,
-        dist: text("dist").unwrap_or_default().to_string(),
-        rounded: !settings["onnx_momentum"].is_null(),
+        dist: settings.text("dist")?.unwrap_or_default().to_string(),
+        rounded: onnx.is_some(),
         inputs,
         expected,
     })

@@ -9,8 +9,9 @@ mod golden;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lexopt::prelude::*;
+use lexopt::prelude::{Long, Short, ValueExt};
 use ndarray::{ArrayView1, ArrayViewD};
+use serde_json::{Value, json};
 use wgpu_batchnorm::{Gpu, Parameters, RunningStatistics};
 
 use compare::Arithmetic;
@@ -40,7 +41,7 @@ fn options(mut parser: lexopt::Parser) -> Result<Option<Options>, Error> {
             Long("help") | Short('h') => return Ok(None),
             Long("json") => json = true,
             Long("adapter") => adapter = Some(parser.value()?.string()?),
-            Value(path) if file.is_none() => file = Some(path.into()),
+            lexopt::Arg::Value(path) if file.is_none() => file = Some(path.into()),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -78,41 +79,40 @@ fn open(adapter: Option<&str>) -> Result<Gpu, Error> {
     Ok(pollster::block_on(Gpu::from_adapter(found))?)
 }
 
-/// The number of tensors that are wrong.
+/// The number of results that are wrong.
 fn verify(options: &Options) -> Result<usize, Error> {
     let entries = read(&options.file)?;
     let gpu = open(options.adapter.as_deref())?;
+    let say = |text: String, json: Value| {
+        println!("{}", if options.json { json.to_string() } else { text });
+    };
     if !options.json {
         println!("{} on {}", options.file.display(), gpu.describe());
     }
-    let (mut tensors, mut wrong, mut cases, mut unsupported) = (0, 0, 0, 0);
+    let (mut results, mut wrong, mut cases, mut unsupported) = (0, 0, 0, 0);
     for entry in &entries {
         let case = match entry {
             Entry::Case(case) => case,
             Entry::Unsupported { name, reason } => {
                 unsupported += 1;
-                if options.json {
-                    let line = serde_json::json!({ "case": name, "unsupported": reason });
-                    println!("{line}");
-                } else {
-                    println!("{name}: not supported: {reason}");
-                }
+                let json = json!({ "case": name, "unsupported": reason });
+                say(format!("{name}: not supported: {reason}"), json);
                 continue;
             }
         };
         cases += 1;
-        for (tensor, actual) in
-            run(&gpu, case).map_err(|error| format!("{}: {error}", case.name))?
-        {
-            let (Some(expected), Some(bounds)) =
-                (case.expected(tensor), case.bounds(tensor, Arithmetic::Kernel))
-            else {
-                continue;
-            };
-            let line = Line::new(&actual, expected, &bounds);
-            line.print(case, tensor, options.json);
-            tensors += 1;
-            wrong += usize::from(!line.pass);
+        match check(&gpu, case) {
+            Ok(lines) => {
+                results += lines.len();
+                wrong += lines.iter().filter(|line| !line.pass).count();
+                lines.iter().for_each(|line| say(line.text(case), line.json(case)));
+            }
+            Err(error) => {
+                wrong += 1;
+                let (name, error) = (&case.name, error.to_string());
+                let json = json!({ "case": name, "error": error, "pass": false });
+                say(format!("FAIL {name}: {error}"), json);
+            }
         }
     }
     if cases == 0 {
@@ -120,10 +120,28 @@ fn verify(options: &Options) -> Result<usize, Error> {
     }
     if !options.json {
         println!(
-            "{cases} cases, {tensors} tensors, {wrong} wrong; {unsupported} cases not supported"
+            "{cases} cases, {results} results, {wrong} wrong; {unsupported} cases not supported"
         );
     }
     Ok(wrong)
+}
+
+/// Every expected result of a case against the GPU's.
+fn check(gpu: &Gpu, case: &Golden) -> Result<Vec<Line>, Error> {
+    let computed = run(gpu, case)?;
+    let mut lines = Vec::new();
+    for (tensor, actual) in computed {
+        if let (Some(expected), Some(bounds)) =
+            (case.expected(tensor), case.bounds(tensor, Arithmetic::Kernel))
+        {
+            lines.push(Line::new(tensor, &actual, expected, &bounds));
+        }
+    }
+    // The parser has refused what this crate does not compute.
+    match case.results().find(|result| lines.iter().all(|line| line.tensor != *result)) {
+        Some(result) => Err(format!("bug: {result} was not computed").into()),
+        None => Ok(lines),
+    }
 }
 
 fn read(file: &Path) -> Result<Vec<Entry>, Error> {
@@ -177,8 +195,10 @@ fn run(gpu: &Gpu, case: &Golden) -> Result<Vec<(&'static str, Vec<f32>)>, Error>
     Ok(results)
 }
 
-/// How far a tensor is from what was expected.
+/// How far a result is from what was expected.
 struct Line {
+    tensor: &'static str,
+    /// NaN where one value is NaN and the other is not.
     max_abs: f64,
     /// Where the expected value is not 0.
     max_rel: f64,
@@ -190,38 +210,41 @@ struct Line {
 }
 
 impl Line {
-    fn new(actual: &[f32], expected: &[f64], bounds: &[f64]) -> Self {
+    fn new(tensor: &'static str, actual: &[f32], expected: &[f64], bounds: &[f64]) -> Self {
         let worst = compare::within(actual, expected, bounds);
-        let (mut max_rel, mut max_ulp) = (0f64, 0f64);
+        let (mut max_abs, mut max_rel, mut max_ulp) = (worst.max_error, 0f64, 0f64);
         for (&a, &e) in actual.iter().zip(expected) {
             let error = (f64::from(a) - e).abs();
+            if a.is_nan() != e.is_nan() {
+                max_abs = f64::NAN;
+            }
             if error > 0.0 {
                 max_rel = max_rel.max(if e == 0.0 { 0.0 } else { error / e.abs() });
                 max_ulp = max_ulp.max(error / unit_in_last_place(e));
             }
         }
         let bound = bounds.get(worst.at).copied().unwrap_or(0.0);
-        Self { max_abs: worst.max_error, max_rel, max_ulp, bound, pass: worst.is_good() }
+        Self { tensor, max_abs, max_rel, max_ulp, bound, pass: worst.is_good() }
     }
 
-    fn print(&self, case: &Golden, tensor: &str, json: bool) {
-        let Self { max_abs, max_rel, max_ulp, bound, pass } = *self;
-        let Golden { name, dist, .. } = case;
+    fn text(&self, case: &Golden) -> String {
+        let Self { tensor, max_abs, max_rel, max_ulp, bound, pass } = *self;
+        let verdict = if pass { "PASS" } else { "FAIL" };
         let torch = case.torch_error.get(tensor);
-        if json {
-            let line = serde_json::json!({
-                "case": name, "dist": dist, "tensor": tensor, "max_abs": max_abs, "max_rel": max_rel,
-                "max_ulp": max_ulp, "bound": bound, "torch_max_abs_err": torch, "pass": pass,
-            });
-            println!("{line}");
-        } else {
-            let verdict = if pass { "PASS" } else { "FAIL" };
-            let torch = torch.map_or(String::new(), |error| format!("  (PyTorch f32 {error:.2e})"));
-            println!(
-                "{verdict} {name:<44} {tensor:<17} abs {max_abs:9.2e}  rel {max_rel:9.2e}  \
-                 ulp {max_ulp:9.2e}  bound {bound:9.2e}{torch}"
-            );
-        }
+        let torch = torch.map_or(String::new(), |error| format!("  (PyTorch f32 {error:.2e})"));
+        format!(
+            "{verdict} {:<44} {tensor:<17} abs {max_abs:9.2e}  rel {max_rel:9.2e}  \
+             ulp {max_ulp:9.2e}  bound {bound:9.2e}{torch}",
+            case.name
+        )
+    }
+
+    fn json(&self, case: &Golden) -> Value {
+        json!({
+            "case": case.name, "dist": case.dist, "tensor": self.tensor, "max_abs": self.max_abs,
+            "max_rel": self.max_rel, "max_ulp": self.max_ulp, "bound": self.bound,
+            "torch_max_abs_err": case.torch_error.get(self.tensor), "pass": self.pass,
+        })
     }
 }
 
@@ -234,24 +257,25 @@ fn unit_in_last_place(value: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-
-    use safetensors::Dtype;
-    use safetensors::tensor::TensorView;
-    use serde_json::Value;
+    use std::io::Read;
 
     use super::*;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
 
     type Tensors = Vec<(&'static str, Vec<f64>)>;
 
     #[test]
     fn errors_are_measured() {
-        let line = Line::new(&[1.0, 2.5, 0.0], &[1.0, 2.0, 0.0], &[0.1, 0.25, 0.1]);
+        let line = Line::new("y", &[1.0, 2.5, 0.0], &[1.0, 2.0, 0.0], &[0.1, 0.25, 0.1]);
         assert_eq!((line.max_abs, line.max_rel, line.bound, line.pass), (0.5, 0.25, 0.25, false));
         assert_eq!(line.max_ulp, 0.5 / 2f64.powi(-22));
-        let line = Line::new(&[f32::NAN, 1.0], &[f64::NAN, 1.0], &[0.0, 0.0]);
+        let line = Line::new("y", &[f32::NAN, 1.0], &[f64::NAN, 1.0], &[0.0, 0.0]);
         assert!(line.pass && line.max_abs == 0.0);
-        assert!(!Line::new(&[f32::NAN], &[1.0], &[1.0]).pass);
-        assert!(!Line::new(&[1.0], &[f64::NAN], &[1.0]).pass);
+        for (actual, expected) in [(f32::NAN, 1.0), (1.0, f64::NAN)] {
+            let line = Line::new("y", &[actual], &[expected], &[1.0]);
+            assert!(!line.pass && line.max_abs.is_nan());
+        }
     }
 
     /// A file with one case of two channels, after a change.
@@ -273,8 +297,8 @@ mod tests {
         tensors[5].1[1] += 1.0;
         tensors[5].1[3] += 1.0;
         change(&mut settings, &mut tensors);
-        let count = |name: &str, values: &Vec<f64>| match name {
-            "x" | "y" => vec![2, values.len() / 2],
+        let shape = |name: &str, values: &Vec<f64>| match name {
+            "x" | "y" | "dx" => vec![2, values.len() / 2],
             _ => vec![values.len()],
         };
         let parts: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = tensors
@@ -282,10 +306,12 @@ mod tests {
             .map(|(name, values)| {
                 let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
                 let (dtype, bytes) = match *name {
-                    "y" | "running_mean_out" => (Dtype::F64, bytemuck::cast_slice(values).to_vec()),
-                    _ => (Dtype::F32, bytemuck::cast_slice(&narrow).to_vec()),
+                    "x" | "gamma" | "beta" | "running_mean" | "running_var" => {
+                        (Dtype::F32, bytemuck::cast_slice(&narrow).to_vec())
+                    }
+                    _ => (Dtype::F64, bytemuck::cast_slice(values).to_vec()),
                 };
-                (format!("a/{name}"), dtype, count(name, values), bytes)
+                (format!("a/{name}"), dtype, shape(name, values), bytes)
             })
             .collect();
         let views = parts.iter().map(|(name, dtype, shape, bytes)| {
@@ -310,17 +336,33 @@ mod tests {
         for (bytes, words) in [
             (b"hello".to_vec(), "no safetensors file"),
             (file(&|s, _| s["shape"] = "x".into()), "case a: \"shape\""),
+            (file(&|s, _| s["shape"] = Value::Null), "case a: there is no \"shape\""),
             (file(&|s, _| s["shape"] = serde_json::json!([2, -2])), "case a: \"shape\""),
-            (file(&|s, _| s["shape"] = serde_json::json!([2, 3])), "values; there should be"),
+            (
+                file(&|s, _| s["shape"] = serde_json::json!([2, 3])),
+                "beta has the shape [2]; it should have [3]",
+            ),
             (file(&|s, _| s["layout"] = "chwn".into()), "case a: \"layout\""),
             (file(&|s, _| s["mode"] = "test".into()), "case a: \"mode\""),
             (file(&|s, _| s["eps"] = (-1.0).into()), "epsilon"),
             (file(&|s, _| s["momentum"] = 7.into()), "update rate 7"),
+            (file(&|s, _| s["momentum"] = "0.5".into()), "\"momentum\" is \"0.5\", not a number"),
+            (
+                file(&|s, _| drop(s.as_object_mut().map(|s| s.remove("momentum")))),
+                "there is no \"momentum\"",
+            ),
+            (file(&|s, _| s["onnx_momentum"] = "0.9".into()), "case a: \"onnx_momentum\""),
+            (file(&|s, _| s["running_var"] = "bias".into()), "neither biased nor unbiased"),
+            (file(&|s, _| s["dtype"] = 32.into()), "case a: \"dtype\""),
+            (file(&|s, _| s["batches_before"] = (1u64 << 32).into()), "not a 32-bit count"),
             (file(&|s, _| s["affine"] = "yes".into()), "case a: \"affine\""),
+            (file(&|_, t| t.push(("dgama", vec![0.0; 2]))), "dgama is no result of this case"),
+            (file(&|_, t| t.push(("dx", vec![0.0; 4]))), "case a: there is no dy"),
+            (file(&|s, _| s["mode"] = "eval".into()), "running_mean_out is no result of this case"),
             (file(&|_, t| drop(t.remove(0))), "case a: there is no x"),
             (file(&|_, t| drop(t.remove(1))), "case a: there is no gamma"),
             (file(&|_, t| t.truncate(5)), "case a: there is no expected result"),
-            (file(&|_, t| t[3].1.push(0.0)), "running_mean has 3 values; there should be 2"),
+            (file(&|_, t| t[3].1.push(0.0)), "running_mean has the shape [3]; it should have [2]"),
         ] {
             let message = refusal(&bytes);
             assert!(message.contains(words), "{message} lacks {words}");
@@ -341,18 +383,31 @@ mod tests {
         let verdicts = |bytes: &[u8]| -> Vec<(&'static str, bool)> {
             let entries = golden::parse(bytes).expect("a golden file");
             let Some(Entry::Case(case)) = entries.first() else { panic!("no case") };
-            let results = run(&gpu, case).expect("a run");
-            let verdict = |(name, actual): (&'static str, Vec<f32>)| {
-                let expected = case.expected(name)?;
-                let bounds = case.bounds(name, Arithmetic::Kernel)?;
-                Some((name, Line::new(&actual, expected, &bounds).pass))
-            };
-            results.into_iter().filter_map(verdict).collect()
+            let lines = check(&gpu, case).expect("a run");
+            lines.iter().map(|line| (line.tensor, line.pass)).collect()
         };
         let all = |y, mean| vec![("y", y), ("running_mean_out", mean)];
         assert_eq!(verdicts(&file(&|_, _| {})), all(true, true));
         assert_eq!(verdicts(&file(&|_, t| t[5].1[2] += 1e-5)), all(false, true));
         assert_eq!(verdicts(&file(&|_, t| t[6].1[1] = f64::NAN)), all(true, false));
         assert_eq!(verdicts(&file(&|s, _| s["momentum"] = 0.4.into())), all(true, false));
+        // Every mode, layout and result, on the files that come along.
+        for (name, count) in [("core", 388), ("adversarial", 420), ("onnx", 8)] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+            let packed = std::fs::read(folder.join(format!("{name}.safetensors.gz")));
+            let packed = packed.expect("a fixture");
+            let mut bytes = Vec::new();
+            flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut bytes).expect("gzip");
+            let mut results = 0;
+            for entry in golden::parse(&bytes).expect("a golden file") {
+                let Entry::Case(case) = entry else { continue };
+                for line in check(&gpu, &case).expect("a run") {
+                    assert!(line.pass, "{}", line.text(&case));
+                    results += 1;
+                }
+            }
+            assert!(results > 0 && results <= count, "{name}: {results} results");
+            eprintln!("{name}: {results} results");
+        }
     }
 }
