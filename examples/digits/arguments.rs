@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use lexopt::prelude::*;
@@ -21,13 +23,14 @@ Usage: digits [OPTIONS]              train, test, compare
   --help               this text
 
 Training:
-  --epochs N           passes over the training images (default 10)
+  --epochs N           passes over the training images, those of --resume included
+                       (default 10)
   --batch N            images in a step (default 128)
   --seed N             of the weights, the order and dropout (default 0)
   --optimizer NAME     adam or sgd (default adam)
   --lr X               learning rate (default 1e-3)
   --weight-decay X     decoupled; biases, gamma and beta are spared (default 0)
-  --dropout X          part of the features that is dropped, below 1 (default 0)
+  --dropout X          part of the features that is dropped, up to 0.999 (default 0)
   --no-bn              only the network without batch normalization
   --norm-preset NAME   keras (epsilon 1e-3, decay 0.99) or pytorch (1e-5, rate 0.1)
                        (default keras)
@@ -35,10 +38,12 @@ Training:
                        (default relu-first)
   --save FILE          after every epoch, a checkpoint of the network with batch normalization
                        (with --no-bn, of the one without)
-  --resume FILE        go on from a checkpoint that the same options made
+  --resume FILE        go on from a checkpoint that the same options made, with that network
+                       alone
   --report DIR         repeat over optimizers, learning rates and seeds, and write a report with
                        plots (some minutes)
-  --profile            the time of every kernel (needs an adapter with timestamps)
+  --profile            the time of every kernel, over 20 more steps (needs an adapter with
+                       timestamps)
 
 Prediction:
   --fold               also with the second batch normalization folded into the convolution
@@ -96,7 +101,7 @@ pub struct Predict {
 ///
 /// # Errors
 /// Names the option and what it takes.
-pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Option<Command>, Error> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Command>, Error> {
     let mut arguments = arguments.into_iter().peekable();
     let predict = arguments.next_if(|first| first == "predict").is_some();
     let parser = &mut lexopt::Parser::from_args(arguments);
@@ -147,9 +152,9 @@ fn parse_train(parser: &mut lexopt::Parser) -> Result<Option<Command>, Error> {
             Long("help") | Short('h') => return Ok(None),
             Long("data") => train.input.data = Some(parser.value()?.into()),
             Long("adapter") => train.input.adapter = Some(parser.value()?.string()?),
-            Long("epochs") => train.epochs = count(parser, "--epochs", 1_000_000)?,
-            Long("batch") => settings.batch = count(parser, "--batch", 65_535)?,
-            Long("seed") => settings.seed = parser.value()?.parse::<u32>()?.into(),
+            Long("epochs") => train.epochs = count(parser, "--epochs", 1..=1_000_000)?,
+            Long("batch") => settings.batch = count(parser, "--batch", 1..=65_535)?,
+            Long("seed") => settings.seed = count(parser, "--seed", 0..=u32::MAX as usize)? as u64,
             Long("optimizer") => {
                 settings.optimizer = choice(parser, "--optimizer", &OPTIMIZERS)?;
             }
@@ -173,12 +178,19 @@ fn parse_train(parser: &mut lexopt::Parser) -> Result<Option<Command>, Error> {
     Ok(Some(Command::Train(train)))
 }
 
-/// A count from 1 to `max`.
-fn count(parser: &mut lexopt::Parser, option: &str, max: usize) -> Result<usize, Error> {
+/// A whole number in a range.
+fn count(
+    parser: &mut lexopt::Parser,
+    option: &str,
+    range: RangeInclusive<usize>,
+) -> Result<usize, Error> {
     let value = parser.value()?.string()?;
     match value.parse() {
-        Ok(count) if (1..=max).contains(&count) => Ok(count),
-        _ => Err(format!("{option} takes a number from 1 to {max}, not {value:?}").into()),
+        Ok(count) if range.contains(&count) => Ok(count),
+        _ => {
+            let (from, to) = range.into_inner();
+            Err(format!("{option} takes a number from {from} to {to}, not {value:?}").into())
+        }
     }
 }
 

@@ -15,28 +15,45 @@ pub const TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kernel {
     pub name: &'static str,
-    source: &'static str,
+    /// Its file, and the file of what it shares with others.
+    parts: [&'static str; 2],
 }
 
 /// Names a kernel by its file.
 macro_rules! kernel {
     ($name:literal) => {
-        Kernel { name: $name, source: include_str!(concat!("shaders/", $name, ".wgsl")) }
+        kernel!($name, "")
+    };
+    ($name:literal, $shared:expr) => {
+        Kernel { name: $name, parts: [include_str!(concat!("shaders/", $name, ".wgsl")), $shared] }
     };
 }
 
+pub const COMMON: &str = include_str!("shaders/common.wgsl");
+const DROPOUT: &str = include_str!("shaders/dropout.wgsl");
+const RELU: &str = include_str!("shaders/relu.wgsl");
+
 pub const CONV_FORWARD: Kernel = kernel!("conv_forward");
-pub const POOL_FORWARD: Kernel = kernel!("pool_forward");
+pub const POOL_FORWARD: Kernel = kernel!("pool_forward", DROPOUT);
 pub const DENSE_FORWARD: Kernel = kernel!("dense_forward");
 pub const LOSS: Kernel = kernel!("loss");
-pub const POOL_BACKWARD: Kernel = kernel!("pool_backward");
+pub const POOL_BACKWARD: Kernel = kernel!("pool_backward", DROPOUT);
 pub const DENSE_BACKWARD: Kernel = kernel!("dense_backward");
-pub const CONV_BACKWARD_WEIGHTS: Kernel = kernel!("conv_backward_weights");
+pub const CONV_BACKWARD_WEIGHTS: Kernel = kernel!("conv_backward_weights", RELU);
 pub const CONV_MERGE_WEIGHTS: Kernel = kernel!("conv_merge_weights");
-pub const CONV_BACKWARD_TAPS: Kernel = kernel!("conv_backward_taps");
+pub const CONV_BACKWARD_TAPS: Kernel = kernel!("conv_backward_taps", RELU);
 pub const CONV_GATHER_TAPS: Kernel = kernel!("conv_gather_taps");
 pub const ADAM: Kernel = kernel!("adam");
 pub const SGD: Kernel = kernel!("sgd");
+
+/// Invocations in a workgroup: one SIMD unit of a software adapter, or what suits any GPU and keeps
+/// the workgroup memory of `conv_backward_weights` below WebGPU's 16 KiB.
+pub fn lanes(class: Class) -> usize {
+    match class {
+        Class::Software => 8,
+        Class::Hardware => 32,
+    }
+}
 
 /// One dispatch of the example's, or one operation of the library's.
 pub struct Command {
@@ -67,27 +84,29 @@ impl Command {
     }
 }
 
+/// The values of `common.wgsl`'s overrides.
+#[derive(Debug, Clone, Copy)]
+pub struct Overrides {
+    pub lanes: usize,
+    pub relu_first: bool,
+    pub decayed: usize,
+}
+
 /// Makes commands; compiles every kernel once.
 pub struct Workshop {
     gpu: Gpu,
-    relu_first: bool,
-    decayed: usize,
+    overrides: Overrides,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
 }
 
 impl Workshop {
-    /// `relu_first`, `decayed`: see `common.wgsl`.
-    pub fn new(gpu: &Gpu, relu_first: bool, decayed: usize) -> Self {
-        Self { gpu: gpu.clone(), relu_first, decayed, pipelines: HashMap::new() }
+    pub fn new(gpu: &Gpu, overrides: Overrides) -> Self {
+        Self { gpu: gpu.clone(), overrides, pipelines: HashMap::new() }
     }
 
-    /// Invocations in a workgroup: one SIMD unit of a software adapter, or what suits any GPU and
-    /// keeps the workgroup memory of `conv_backward_weights` below WebGPU's 16 KiB.
+    /// Invocations in a workgroup.
     pub fn lanes(&self) -> usize {
-        match self.gpu.caps().class {
-            Class::Software => 8,
-            Class::Hardware => 32,
-        }
+        self.overrides.lanes
     }
 
     /// A dispatch with `bindings` at `@binding(0)`, `@binding(1)`, …
@@ -124,19 +143,12 @@ impl Workshop {
             return pipeline.clone();
         }
         let device = self.gpu.device();
-        let mut source = String::from(include_str!("shaders/common.wgsl"));
-        // What a kernel calls but does not declare.
-        if kernel.source.contains("dropout_factor(") {
-            source += include_str!("shaders/dropout.wgsl");
-        }
-        if kernel.source.contains("passed(") {
-            source += include_str!("shaders/relu.wgsl");
-        }
-        source += kernel.source;
+        let source = [COMMON, kernel.parts[1], kernel.parts[0]].concat();
+        let Overrides { lanes, relu_first, decayed } = self.overrides;
         let constants = [
-            ("LANES", self.lanes() as f64),
-            ("RELU_FIRST", f64::from(u8::from(self.relu_first))),
-            ("DECAYED", self.decayed as f64),
+            ("LANES", lanes as f64),
+            ("RELU_FIRST", f64::from(u8::from(relu_first))),
+            ("DECAYED", decayed as f64),
         ];
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),

@@ -23,9 +23,8 @@ mod training;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use wgpu_batchnorm::{Gpu, Kernels, wgpu};
+use wgpu_batchnorm::{Gpu, wgpu};
 
 use arguments::{Command, Input, Predict, Train};
 use data::DataSet;
@@ -39,7 +38,7 @@ use training::{Epoch, Evaluation, Settings, Trainer};
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    let command = match arguments::parse(std::env::args().skip(1)) {
+    let command = match arguments::parse(std::env::args_os().skip(1)) {
         Ok(Some(command)) => command,
         Ok(None) => {
             print!("{}", arguments::HELP);
@@ -63,37 +62,53 @@ fn main() -> ExitCode {
     }
 }
 
-/// The images, and the adapter asked for or the best; `features` are enabled on it.
-fn open(input: &Input, features: wgpu::Features) -> Result<(DataSet, Gpu), Error> {
+/// The images, and a device: of the adapter asked for, or of the best.
+fn open(input: &Input, profile: bool) -> Result<(DataSet, Gpu), Error> {
     let data = match &input.data {
         Some(folder) => data::idx_folder(folder)?,
         None => data::digits()?,
     };
-    let gpu = match &input.adapter {
-        None if features.is_empty() => Gpu::new_blocking()?,
-        wanted => {
-            // The best adapter's name, where none is asked for.
-            let wanted = match wanted {
-                Some(name) => name.clone(),
-                None => Gpu::new_blocking()?.device().adapter_info().name,
-            };
+    let mut gpu = match &input.adapter {
+        None => Gpu::new_blocking()?,
+        Some(wanted) => {
             let adapters = Gpu::adapters_blocking();
             let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
-            let matches = |name: &String| name.to_lowercase().contains(&wanted.to_lowercase());
-            let Some(index) = names.iter().position(matches) else {
+            let contains = |name: &String| name.to_lowercase().contains(&wanted.to_lowercase());
+            let exact = names.iter().position(|name| name == wanted);
+            let Some(index) = exact.or(names.iter().position(contains)) else {
                 let message = format!("no adapter's name contains {wanted:?}; there are {names:?}");
                 return Err(message.into());
             };
-            open_with(&adapters[index], features)?
+            pollster::block_on(Gpu::from_adapter(&adapters[index]))?
         }
     };
-    // What no call can return, such as a buffer for which there is no memory.
-    gpu.device().on_uncaptured_error(Arc::new(|error| {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }));
+    if profile {
+        gpu = with_timestamps(&gpu)?;
+    }
     println!("{}, on {}", describe(&data), gpu.describe());
     Ok((data, gpu))
+}
+
+/// Another device of the same adapter, with timestamps.
+fn with_timestamps(gpu: &Gpu) -> Result<Gpu, Error> {
+    let own = gpu.device().adapter_info();
+    let same = |adapter: &wgpu::Adapter| {
+        let info = adapter.get_info();
+        (info.name, info.backend, info.device) == (own.name.clone(), own.backend, own.device)
+    };
+    let adapters = Gpu::adapters_blocking();
+    let adapter = adapters.iter().find(|adapter| same(adapter));
+    let adapter = adapter
+        .filter(|adapter| adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY))
+        .ok_or_else(|| format!("--profile needs timestamps, and {} has none", gpu.describe()))?;
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("digits"),
+        required_features: wgpu::Features::TIMESTAMP_QUERY,
+        required_limits: gpu.device().limits(),
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))?;
+    Ok(Gpu::from_device(device, queue))
 }
 
 fn describe(data: &DataSet) -> String {
@@ -101,46 +116,40 @@ fn describe(data: &DataSet) -> String {
     format!("{name}: {} images to train, {} to test", train.len(), test.len())
 }
 
-fn open_with(adapter: &wgpu::Adapter, features: wgpu::Features) -> Result<Gpu, Error> {
-    if features.is_empty() {
-        return Ok(pollster::block_on(Gpu::from_adapter(adapter))?);
-    }
-    let descriptor = wgpu::DeviceDescriptor {
-        label: Some("digits"),
-        required_features: features,
-        required_limits: Kernels::required_limits(),
-        ..Default::default()
-    };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))?;
-    Ok(Gpu::from_device(device, queue))
-}
-
 fn train(options: &Train) -> Result<(), Error> {
-    let features =
-        if options.profile { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() };
-    let (data, gpu) = open(&options.input, features)?;
+    let (data, gpu) = open(&options.input, options.profile)?;
+    if let Some(dir) = &options.report {
+        // Before the work whose result it shall hold.
+        std::fs::create_dir_all(dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+    }
+    const WITH: &str = "with batch normalization";
+    const WITHOUT: &str = "without";
     let with = &options.settings;
     let without = Settings { normalize: None, ..with.clone() };
     let mut runs = Vec::new();
-    if !options.without_norm {
-        runs.push(Run::new("with batch normalization", Trainer::new(&gpu, &data, with)?));
+    if let Some(path) = &options.resume {
+        let (name, settings) =
+            if options.without_norm { (WITHOUT, &without) } else { (WITH, with) };
+        runs.push(Run::new(name, saved::resume(&gpu, &data, path, settings)?));
+    } else {
+        if !options.without_norm {
+            runs.push(Run::new(WITH, Trainer::new(&gpu, &data, with)?));
+        }
+        runs.push(Run::new(WITHOUT, Trainer::new(&gpu, &data, &without)?));
     }
-    runs.push(Run::new("without", Trainer::new(&gpu, &data, &without)?));
-
-    if let (Some(path), Some(run)) = (&options.resume, runs.first_mut()) {
-        let trainer = saved::load(&gpu, &data, path)?;
-        saved::check_same(trainer.settings(), run.trainer.settings(), path)?;
-        run.trainer = trainer;
+    let done = runs.first().map_or(0, |run| run.trainer.epoch_count() as usize);
+    if done >= options.epochs {
+        return Err(format!("{done} epochs are done: ask for more than --epochs {done}").into());
     }
 
     let titles: String = runs.iter().map(|run| format!(" | {:^49}", run.name)).collect();
     println!("{:5}{titles}", "");
     let heads = " | last loss  mean loss  test loss  accuracy      s";
     println!("{:5}{}", "epoch", heads.repeat(runs.len()));
-    let mut progress = Progress::new(options.epochs * data.train.len() * runs.len())?;
+    let mut progress = Progress::new((options.epochs - done) * data.train.len() * runs.len())?;
     let mut watch = options.report.as_ref().map(|_| Watch::default());
-    for epoch in 0..=options.epochs {
-        if epoch > 0 {
+    for epoch in done..=options.epochs {
+        if epoch > done {
             let mut line = format!("{epoch:5}");
             for run in &mut runs {
                 let done = run.epoch(&data, &mut |images| progress.advance(images))?;
@@ -152,17 +161,21 @@ fn train(options: &Train) -> Result<(), Error> {
             }
         }
         if let (Some(watch), Some(run)) = (&mut watch, normalized(&mut runs)) {
-            let distribution = epoch == 1 || epoch == options.epochs;
+            let distribution = epoch == done + 1 || epoch == options.epochs;
             watch.note(&mut run.trainer, epoch, distribution)?;
         }
     }
     progress.finish();
-    println!();
-    study::summarize(&runs, &data);
     let mut shifts = Vec::new();
-    if let [with, without] = &mut runs[..] {
-        shifts = study::shifts(&mut with.trainer, Some(&mut without.trainer), &data)?;
+    if let Some((run, others)) = runs.split_first_mut().filter(|_| !options.without_norm) {
+        let without = others.first_mut().map(|run| &mut run.trainer);
+        shifts = study::shifts(&mut run.trainer, without, &data)?;
         study::print_shifts(&shifts);
+    }
+    study::summarize(&runs, &data, &shifts);
+    if let (Some(path), Some(run)) = (&options.save, runs.first_mut()) {
+        let bits = study::fingerprint(&run.trainer.logits(Mode::Infer, &data.test)?);
+        println!("\nSaved as {}; bits of all logits: {bits:016x}", path.display());
     }
     if options.profile {
         for run in &mut runs {
@@ -187,20 +200,27 @@ fn report(
 ) -> Result<PathBuf, Error> {
     let Train { settings, epochs, .. } = options;
     let seeds = settings.seed..settings.seed + survey::SEEDS;
-    let run_count = 2 * survey::GRID.len() * seeds.clone().count();
+    let repeat = survey::Repeat {
+        grid: &survey::GRID,
+        normalized: if options.without_norm { &[false] } else { &[true, false] },
+        seeds: seeds.clone(),
+        epochs: *epochs,
+    };
+    let run_count = repeat.grid.len() * repeat.normalized.len() * seeds.clone().count();
     let mut progress = Progress::new(run_count * epochs * data.train.len())?;
-    let repeat = survey::Repeat { grid: &survey::GRID, seeds: seeds.clone(), epochs: *epochs };
     let advance = &mut |images| progress.advance(images);
     let claims = survey::claims(gpu, data, settings, &repeat, advance)?;
     progress.finish();
     println!("\n{}", report::claims_markdown(&claims, TARGET));
-    let arguments = std::env::args().skip(1);
+    let arguments = std::env::args_os().skip(1);
     let (parameters, statistics, distributions) = watch.into_parts();
     let content = Report {
         title: "Batch normalization in an image classifier".into(),
         adapter: gpu.describe(),
         data: describe(data),
-        command: arguments.fold("./scripts/demo".into(), |line, word| line + " " + &word),
+        command: arguments.fold("./scripts/demo".into(), |line: String, word| {
+            line + " " + &word.to_string_lossy()
+        }),
         seeds: seeds.collect(),
         target: TARGET,
         curves: runs.iter().map(survey::curve).collect(),
@@ -231,7 +251,7 @@ fn columns((done, test): (Epoch, Evaluation)) -> String {
 }
 
 fn predict(options: &Predict) -> Result<(), Error> {
-    let (data, gpu) = open(&options.input, wgpu::Features::empty())?;
+    let (data, gpu) = open(&options.input, false)?;
     let mut trainer = saved::load(&gpu, &data, &options.file)?;
     let test = trainer.evaluate(&data.test)?;
     println!("right {:.1} %, loss {:.4}", 100.0 * test.accuracy, test.loss);

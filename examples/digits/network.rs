@@ -2,7 +2,7 @@
 //! softmax cross-entropy; or with the second BN before the ReLU. All tensors, parameters and the optimizer live on one device; a batch size
 //! is a list of commands, made once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
@@ -12,7 +12,7 @@ use wgpu_batchnorm::{Config, Gpu, Moments, wgpu};
 use crate::Error;
 use crate::batch_norm::BatchNorm;
 use crate::data::{CLASSES, Images, SIDE};
-use crate::gpu::{self, Command, Kernel, Workshop};
+use crate::gpu::{self, Command, Kernel, Overrides, Workshop};
 
 pub const IMAGE: usize = SIDE * SIDE;
 pub const CONV_SIDE: usize = SIDE - 2;
@@ -23,7 +23,7 @@ pub const FEATURES: usize = FILTERS * (CONV_SIDE / 2) * (CONV_SIDE / 2);
 /// Floats from one image's logits to the next one's.
 pub const LOGIT_ROW: usize = 12;
 /// Images that one invocation of an element-wise kernel goes through: `GROUP` of `common.wgsl`.
-const GROUP: usize = 8;
+pub const GROUP: usize = 8;
 
 /// A parameter. All of them lie in one buffer in this order, each at a multiple of [`ALIGNMENT`],
 /// and so do their gradients and moments: the optimizer is one dispatch.
@@ -176,11 +176,11 @@ pub struct Step {
 /// The twin of `Sizes` in `common.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Sizes {
-    batch: u32,
-    chunk: u32,
-    chunk_count: u32,
-    padding: u32,
+pub struct Sizes {
+    pub batch: u32,
+    pub chunk: u32,
+    pub chunk_count: u32,
+    pub padding: u32,
 }
 
 /// Which update the optimizer makes.
@@ -255,7 +255,12 @@ pub struct Design {
     pub max_batch: usize,
     /// Losses that are kept until they are read.
     pub record_count: usize,
+    /// Invocations in a workgroup: see [`gpu::lanes`].
+    pub lanes: usize,
 }
+
+/// Passes that the device may be behind; more wait for the oldest.
+const PASSES_AHEAD: usize = 16;
 
 /// The network on a device.
 pub struct Network {
@@ -263,6 +268,7 @@ pub struct Network {
     workshop: Workshop,
     design: Design,
     passes: HashMap<(Mode, usize), Vec<Command>>,
+    behind: VecDeque<wgpu::SubmissionIndex>,
     memory: Buffers,
 }
 
@@ -343,21 +349,21 @@ impl Network {
             dlogits: each("dlogits", LOGIT_ROW),
             records: floats("records", 2 * record_count, plain),
         };
-        let relu_first = design.normalize.is_none() || design.order == Order::ReluFirst;
+        let overrides = Overrides {
+            lanes: design.lanes,
+            relu_first: design.normalize.is_none() || design.order == Order::ReluFirst,
+            decayed: Parameter::decayed(),
+        };
         let network = Self {
             gpu: gpu.clone(),
-            workshop: Workshop::new(gpu, relu_first, Parameter::decayed()),
+            workshop: Workshop::new(gpu, overrides),
             design,
             passes: HashMap::new(),
+            behind: VecDeque::new(),
             memory,
         };
         network.load(&State::initial(seed));
         Ok(network)
-    }
-
-    /// The device.
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
     }
 
     /// What it is made of.
@@ -397,14 +403,15 @@ impl Network {
         })
     }
 
-    /// Sends a batch to the device and records and submits one pass over it: one submit.
+    /// Sends a batch to the device and records and submits one pass over it: one submit. Waits for
+    /// no result, but for an earlier pass where the device is [`PASSES_AHEAD`] behind.
     pub fn run(
         &mut self,
         mode: Mode,
         images: &Images,
         indices: &[usize],
         step: &Step,
-    ) -> Result<wgpu::SubmissionIndex, Error> {
+    ) -> Result<(), Error> {
         self.send(mode, images, indices, step)?;
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         {
@@ -413,7 +420,13 @@ impl Network {
                 command.encode(&mut pass);
             }
         }
-        Ok(self.gpu.queue().submit([encoder.finish()]))
+        self.behind.push_back(self.gpu.queue().submit([encoder.finish()]));
+        if self.behind.len() > PASSES_AHEAD {
+            if let Some(oldest) = self.behind.pop_front() {
+                gpu::wait(&self.gpu, oldest)?;
+            }
+        }
+        Ok(())
     }
 
     /// As [`run`](Self::run), with every command in a pass of its own between two timestamps: the
@@ -450,10 +463,15 @@ impl Network {
             pixels.extend_from_slice(images.image(index));
         }
         let labels: Vec<u32> = indices.iter().map(|&i| images.labels[i].into()).collect();
+        let step = match mode {
+            Mode::Train => *step,
+            // Dropout is for training.
+            _ => Step { dropout_threshold: 0, dropout_scale: 1.0, ..*step },
+        };
         let queue = self.gpu.queue();
         queue.write_buffer(&self.memory.images, 0, bytemuck::cast_slice(&pixels));
         queue.write_buffer(&self.memory.labels, 0, bytemuck::cast_slice(&labels));
-        queue.write_buffer(&self.memory.step, 0, bytemuck::bytes_of(step));
+        queue.write_buffer(&self.memory.step, 0, bytemuck::bytes_of(&step));
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use crate::arguments::{OPTIMIZERS, ORDERS, named, presets};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::data::{CLASSES, DataSet};
 use crate::network::{FEATURES, FILTERS, Layer, Parameter, RUNNING_STRIDE, State};
-use crate::training::{Settings, Trainer};
+use crate::training::{Settings, Snapshot, Trainer};
 
 /// Name and shape of a parameter in a checkpoint; the convolution's weights are HWIO.
 fn named_shape(parameter: Parameter) -> (&'static str, &'static [usize]) {
@@ -36,7 +36,7 @@ const MOMENTS: [&str; 2] = ["optimizer.first_moments", "optimizer.second_moments
 
 /// Everything that a resumed run, or a prediction, needs.
 pub fn checkpoint(trainer: &Trainer<'_>) -> Result<Checkpoint, Error> {
-    let (state, step_count, random) = trainer.state()?;
+    let Snapshot { state, step_count, epoch_count, random } = trainer.snapshot()?;
     let tensor = |name: &str, shape: &[usize], values: &[f32]| Tensor {
         name: name.into(),
         shape: shape.to_vec(),
@@ -58,7 +58,9 @@ pub fn checkpoint(trainer: &Trainer<'_>) -> Result<Checkpoint, Error> {
     }
     let mut metadata = words(trainer.settings());
     metadata.push(("step_count", step_count.to_string()));
+    metadata.push(("epoch_count", epoch_count.to_string()));
     metadata.push(("random", random.to_string()));
+    metadata.push(("images", fingerprint(trainer.data())));
     let metadata = metadata.into_iter().map(|(key, value)| (key.into(), value)).collect();
     Ok(Checkpoint::new(tensors, metadata))
 }
@@ -96,12 +98,50 @@ pub fn load<'a>(gpu: &Gpu, data: &'a DataSet, path: &Path) -> Result<Trainer<'a>
         state.moments.extend_from_slice(file.tensor(name, &[Parameter::total()])?);
     }
     let mut trainer = Trainer::new(gpu, data, &settings)?;
-    trainer.restore(&state, number(&file, path, "step_count")?, number(&file, path, "random")?);
+    trainer.restore(&Snapshot {
+        state,
+        step_count: number(&file, path, "step_count")?,
+        epoch_count: number(&file, path, "epoch_count")?,
+        random: number(&file, path, "random")?,
+    });
     Ok(trainer)
 }
 
+/// As [`load`], to train on with these settings and the same images.
+///
+/// # Errors
+/// Also a file of other settings or other images.
+pub fn resume<'a>(
+    gpu: &Gpu,
+    data: &'a DataSet,
+    path: &Path,
+    settings: &Settings,
+) -> Result<Trainer<'a>, Error> {
+    let trainer = load(gpu, data, path)?;
+    check_same(trainer.settings(), settings, path)?;
+    let file = Checkpoint::load(path)?;
+    if file.metadata("images")? != fingerprint(data) {
+        let path = path.display();
+        return Err(format!("{path}: was trained on other images than {}", data.name).into());
+    }
+    Ok(trainer)
+}
+
+/// Differs when a training image or label does.
+fn fingerprint(data: &DataSet) -> String {
+    let pixels = data.train.pixels.iter().flat_map(|pixel| pixel.to_le_bytes());
+    format!("{:016x}", fnv(pixels.chain(data.train.labels.iter().copied())))
+}
+
+/// A number that differs when a byte does (FNV-1a).
+pub fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Refuses settings that are not those of a checkpoint.
-pub fn check_same(found: &Settings, wanted: &Settings, path: &Path) -> Result<(), Error> {
+fn check_same(found: &Settings, wanted: &Settings, path: &Path) -> Result<(), Error> {
     for ((key, found), (_, wanted)) in words(found).into_iter().zip(words(wanted)) {
         if found != wanted {
             let path = path.display();
@@ -143,7 +183,7 @@ fn settings(file: &Checkpoint, path: &Path) -> Result<Settings, Error> {
     }
     let mut norms = vec![("none", None)];
     norms.extend(presets().map(|(name, config)| (name, Some(config))));
-    Ok(Settings {
+    let settings = Settings {
         batch: number(file, path, "batch")?,
         seed: number(file, path, "seed")?,
         optimizer: choice(file, path, "optimizer", &OPTIMIZERS)?,
@@ -152,7 +192,9 @@ fn settings(file: &Checkpoint, path: &Path) -> Result<Settings, Error> {
         dropout: number(file, path, "dropout")?,
         normalize: choice(file, path, "normalize", &norms)?,
         order: choice(file, path, "order", &ORDERS)?,
-    })
+    };
+    settings.validate().map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(settings)
 }
 
 fn number<T: std::str::FromStr>(file: &Checkpoint, path: &Path, key: &str) -> Result<T, Error> {

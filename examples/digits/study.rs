@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::Error;
 use crate::data::{CLASSES, DataSet, Shift};
 use crate::report::Shifted;
+use crate::saved::fnv;
 use crate::training::{Epoch, Evaluation, Trainer};
 
 /// The accuracy that runs are compared by.
@@ -41,8 +42,8 @@ impl<'a> Run<'a> {
 }
 
 /// Says at a glance how the runs compare.
-pub fn summarize(runs: &[Run<'_>], data: &DataSet) {
-    println!("Summary");
+pub fn summarize(runs: &[Run<'_>], data: &DataSet, shifts: &[Shifted]) {
+    println!("\nSummary");
     let line = |title: String, value: &dyn Fn(&Run<'_>) -> String| {
         let values: Vec<String> =
             runs.iter().map(|run| format!("{} {}", value(run), run.name)).collect();
@@ -58,6 +59,15 @@ pub fn summarize(runs: &[Run<'_>], data: &DataSet) {
     line("right at the end".into(), &|run| {
         last(run).map_or("none".into(), |(_, test)| format!("{:.1} %", 100.0 * test.accuracy))
     });
+    for row in shifts.iter().filter(|row| row.shift == UNSHIFTED) {
+        println!(
+            "  {:<28} {:.1} % with batch normalization: after few steps, running statistics still\n  \
+             {:<28} carry their initial values; here they are those of the training images",
+            "  statistics re-estimated",
+            100.0 * row.adapted,
+            ""
+        );
+    }
     line("images per second".into(), &|run| {
         let mut times: Vec<Duration> = run.epochs.iter().map(|(epoch, _)| epoch.time).collect();
         times.sort();
@@ -65,6 +75,9 @@ pub fn summarize(runs: &[Run<'_>], data: &DataSet) {
         format!("{:.0}", data.train.len() as f64 / median)
     });
 }
+
+/// The images as they are, among the shifted ones.
+const UNSHIFTED: &str = "as they are";
 
 /// Tests the networks on changed images: with the statistics of the training, and with statistics
 /// re-estimated on the changed images without their labels (AdaBN) or, for the images as they are,
@@ -76,22 +89,22 @@ pub fn shifts(
 ) -> Result<Vec<Shifted>, Error> {
     let shifted = |shift| data.test.shifted(shift, normalized.settings().seed);
     let cases = [
-        ("none", data.test.clone()),
+        (UNSHIFTED, data.test.clone()),
         ("inverted", shifted(Shift::Invert)),
         ("noisy", shifted(Shift::Noise)),
         ("brightened", shifted(Shift::Bright)),
     ];
-    let (state, step_count, random) = normalized.state()?;
+    let snapshot = normalized.snapshot()?;
     let mut rows = Vec::new();
     for (shift, test) in &cases {
         let stored = normalized.evaluate(test)?.accuracy;
         let (source, estimated_on) = match *shift {
-            "none" => (&data.train, "the training images"),
+            UNSHIFTED => (&data.train, "the training images"),
             _ => (test, "the shifted images, no labels"),
         };
         normalized.re_estimate(source)?;
         let adapted = normalized.evaluate(test)?.accuracy;
-        normalized.restore(&state, step_count, random);
+        normalized.restore(&snapshot);
         let without = match &mut without {
             Some(trainer) => Some(trainer.evaluate(test)?.accuracy),
             None => None,
@@ -127,12 +140,9 @@ pub fn print_profile(name: &str, times: &[(&'static str, Duration)]) {
     }
 }
 
-/// A number that differs when a bit of the logits does (FNV-1a).
+/// A number that differs when a bit of the logits does.
 pub fn fingerprint(logits: &[[f32; CLASSES]]) -> u64 {
-    let bytes = logits.iter().flatten().flat_map(|value| value.to_le_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    fnv(logits.iter().flatten().flat_map(|value| value.to_le_bytes()))
 }
 
 /// How two ways to the same logits differ, in words.

@@ -11,7 +11,7 @@ use crate::data::DataSet;
 use crate::network::{CONV_AREA, FILTERS, Layer, Mode, Optimizer, Parameter};
 use crate::report::{Claim, Curve, Distribution, Lag, Point, Trace};
 use crate::study::{Run, TARGET};
-use crate::training::{Settings, Trainer};
+use crate::training::{Settings, Snapshot, Trainer};
 
 /// Seeds of every setting.
 pub const SEEDS: u64 = 3;
@@ -45,7 +45,7 @@ impl Watch {
         epoch: usize,
         distribution: bool,
     ) -> Result<(), Error> {
-        let (state, ..) = trainer.state()?;
+        let Snapshot { state, .. } = trainer.snapshot()?;
         self.gamma.push(state.parameter(Parameter::Gamma).to_vec());
         self.beta.push(state.parameter(Parameter::Beta).to_vec());
         let planes = trainer.planes(Mode::Train)?;
@@ -112,6 +112,8 @@ pub fn curve(run: &Run<'_>) -> Curve {
 pub struct Repeat<'a> {
     /// Optimizers and learning rates.
     pub grid: &'a [(Optimizer, f64)],
+    /// With normalization, without, or both.
+    pub normalized: &'a [bool],
     pub seeds: Range<u64>,
     pub epochs: usize,
 }
@@ -128,7 +130,7 @@ pub fn claims(
     let mut claims = Vec::new();
     for &(optimizer, learning_rate) in repeat.grid {
         let name = OPTIMIZERS.iter().find(|(_, o)| *o == optimizer).map_or("", |(name, _)| name);
-        for normalized in [true, false] {
+        for &normalized in repeat.normalized {
             let mut claim =
                 Claim { optimizer: name.into(), learning_rate, normalized, ..Claim::default() };
             for seed in repeat.seeds.clone() {

@@ -1,6 +1,5 @@
 //! Epochs: shuffling, steps without waiting, evaluation.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use wgpu_batchnorm::fold::{self, Norm, WeightLayout};
@@ -13,9 +12,6 @@ use crate::network::{
     Design, FILTERS, Layer, Mode, Network, Optimizer, Order, Parameter, RUNNING_STRIDE, Record,
     State, Step,
 };
-
-/// Steps that the device may be behind; recording waits for no result, but not without end.
-const STEPS_AHEAD: usize = 16;
 
 /// How to train.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +27,24 @@ pub struct Settings {
     /// Batch normalization and its conventions, or none.
     pub normalize: Option<Config>,
     pub order: Order,
+}
+
+impl Settings {
+    /// # Errors
+    /// A number that no training can have, by name.
+    pub fn validate(&self) -> Result<(), Error> {
+        let range = |name: &str, value: f64, max: f64| match (0.0..=max).contains(&value) {
+            true => Ok(()),
+            false => Err(format!("{name} is a number from 0 to {max}, not {value}")),
+        };
+        range("the learning rate", self.learning_rate, 1e6)?;
+        range("the weight decay", self.weight_decay, 1e6)?;
+        range("the dropout", self.dropout, 0.999)?;
+        match self.batch {
+            1..=65_535 => Ok(()),
+            other => Err(format!("the batch is a number from 1 to 65535, not {other}").into()),
+        }
+    }
 }
 
 /// What an epoch did.
@@ -57,13 +71,25 @@ pub struct Trainer<'a> {
     data: &'a DataSet,
     settings: Settings,
     random: fastrand::Rng,
-    step_count: i32,
+    step_count: u32,
+    epoch_count: u32,
+}
+
+/// What a resumed run needs besides the settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    pub state: State,
+    pub step_count: u32,
+    pub epoch_count: u32,
+    /// The state of the random numbers.
+    pub random: u64,
 }
 
 impl<'a> Trainer<'a> {
     /// # Errors
-    /// As [`Network::new`].
+    /// As [`Settings::validate`] and [`Network::new`].
     pub fn new(gpu: &Gpu, data: &'a DataSet, settings: &Settings) -> Result<Self, Error> {
+        settings.validate()?;
         let images = data.train.len().max(data.test.len());
         let max_batch = settings.batch.min(images);
         let design = Design {
@@ -72,10 +98,12 @@ impl<'a> Trainer<'a> {
             optimizer: settings.optimizer,
             max_batch,
             record_count: images.div_ceil(max_batch),
+            lanes: gpu::lanes(gpu.caps().class),
         };
         let network = Network::new(gpu, design, settings.seed)?;
         let random = fastrand::Rng::with_seed(settings.seed);
-        Ok(Self { network, data, settings: settings.clone(), random, step_count: 0 })
+        let settings = settings.clone();
+        Ok(Self { network, data, settings, random, step_count: 0, epoch_count: 0 })
     }
 
     /// One pass over the training images in a new order. `progress` gets the number of images whose
@@ -86,18 +114,13 @@ impl<'a> Trainer<'a> {
         let mut order: Vec<usize> = (0..data.train.len()).collect();
         self.random.shuffle(&mut order);
         let batches: Vec<&[usize]> = order.chunks(self.settings.batch).collect();
-        let mut behind = VecDeque::new();
         for (record, batch) in batches.iter().enumerate() {
             let step = self.next_step(record);
-            behind.push_back(self.network.run(Mode::Train, &data.train, batch, &step)?);
-            if behind.len() > STEPS_AHEAD {
-                if let Some(oldest) = behind.pop_front() {
-                    gpu::wait(self.network.gpu(), oldest)?;
-                }
-            }
+            self.network.run(Mode::Train, &data.train, batch, &step)?;
             progress(batch.len());
         }
         let records = self.network.records(batches.len())?;
+        self.epoch_count += 1;
         let last = batches.last().map_or(0, |batch| batch.len());
         Ok(Epoch {
             last_loss: records.last().map_or(f64::NAN, |r| f64::from(r.loss) / last as f64),
@@ -195,7 +218,7 @@ impl<'a> Trainer<'a> {
         Ok(planes)
     }
 
-    /// The median times of a training step's commands, over `steps` steps.
+    /// The median times of a training step's commands, over `steps` more steps of training.
     ///
     /// # Errors
     /// As [`Network::profile`].
@@ -224,17 +247,32 @@ impl<'a> Trainer<'a> {
         &self.settings
     }
 
-    /// What a resumed run needs besides the settings: the network's state, the steps done and the
-    /// state of the random numbers.
-    pub fn state(&self) -> Result<(State, i32, u64), Error> {
-        Ok((self.network.state()?, self.step_count, self.random.get_seed()))
+    /// The images.
+    pub fn data(&self) -> &'a DataSet {
+        self.data
     }
 
-    /// Goes on from such a state.
-    pub fn restore(&mut self, state: &State, step_count: i32, random: u64) {
-        self.network.load(state);
-        self.step_count = step_count;
-        self.random = fastrand::Rng::with_seed(random);
+    /// Epochs trained.
+    pub fn epoch_count(&self) -> u32 {
+        self.epoch_count
+    }
+
+    /// Where the training is.
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
+        Ok(Snapshot {
+            state: self.network.state()?,
+            step_count: self.step_count,
+            epoch_count: self.epoch_count,
+            random: self.random.get_seed(),
+        })
+    }
+
+    /// Goes on from there.
+    pub fn restore(&mut self, snapshot: &Snapshot) {
+        self.network.load(&snapshot.state);
+        self.step_count = snapshot.step_count;
+        self.epoch_count = snapshot.epoch_count;
+        self.random = fastrand::Rng::with_seed(snapshot.random);
     }
 
     fn first_batch(&self) -> Vec<usize> {
@@ -247,9 +285,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn next_step(&mut self, record: usize) -> Step {
-        self.step_count += 1;
+        self.step_count = self.step_count.saturating_add(1);
         let Settings { learning_rate, weight_decay, dropout, .. } = self.settings;
-        let correction = |beta: f64| (1.0 / (1.0 - beta.powi(self.step_count))) as f32;
+        let correction = |beta: f64| (1.0 / (1.0 - beta.powf(self.step_count.into()))) as f32;
         Step {
             record: record as u32,
             dropout_seed: self.random.u32(..),
