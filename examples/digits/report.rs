@@ -190,7 +190,9 @@ fn page(report: &Report, plots: &[(&str, Plot)]) -> String {
          <meta name='viewport' content='width=device-width, initial-scale=1'/>\n\
          <title>{title}</title>\n<style>{PAGE_COLORS}{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
          <dl>{facts}</dl>\n{}<h2>Plots</h2>\n<div class='plots'>\n{figures}</div>\n\
-         <h2>Settings</h2>\n<p>Median over the seeds, lowest to highest in brackets.</p>\n{}\
+         <h2>Settings</h2>\n<p>Median over the seeds, lowest to highest in brackets. Re-estimated: \
+         running statistics replaced by the exact ones of the training images. Diverged: the last \
+         epoch's mean loss was above that of guessing, or no number.</p>\n{}\
          <h2>Shifted images</h2>\n{}</body>\n</html>\n",
         glance(report),
         table(&claims_table(&report.claims, report.target)),
