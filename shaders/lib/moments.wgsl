@@ -66,13 +66,14 @@ fn add_one(a: Accumulator, d: V) -> Accumulator {
     return add_batch(a, 1.0, d, V(0.0), V(0.0));
 }
 
-// The moments of one component.
+// The moments of one component. Values that are not finite have no variance, wherever they stand.
 fn moments_of(a: Accumulator, i: u32) -> Moments {
     let mean = component(a.mean, i);
+    let finite = is_finite(mean);
     return Moments(
         u32(a.count),
-        select(component(a.total, i), mean, is_finite(mean)),
-        component(a.variance, i),
+        select(component(a.total, i), mean, finite),
+        select(not_a_number(), component(a.variance, i), finite),
     );
 }
 

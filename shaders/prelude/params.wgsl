@@ -47,6 +47,11 @@ fn is_finite(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
 }
 
+// WGSL has no such constant; at run time it is allowed.
+fn not_a_number() -> f32 {
+    return bitcast<f32>(0x7fc00000u ^ params.zero);
+}
+
 // The same value, of which no compiler knows how it was computed: it cannot be reassociated with
 // what follows.
 fn opaque(v: f32) -> f32 {
