@@ -6,6 +6,7 @@ mod exact;
 mod fold;
 mod golden;
 mod host;
+mod hostile;
 mod misuse;
 mod moments;
 mod planner;
