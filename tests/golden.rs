@@ -1,6 +1,6 @@
 //! Golden files: first the oracle, then the GPU in both classes of tuning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, ArrayView1};
 use wgpu_batchnorm::reference::{self, Input, Running};
@@ -142,6 +142,7 @@ fn check(file: &str, class: Class) {
     let caps = Caps { class, ..Caps::webgpu_default() };
     let mut worst: BTreeMap<(String, &str), (f64, f64, f64)> = BTreeMap::new();
     let mut failures = Vec::new();
+    let (mut compared, mut last_bits, mut excused) = (0, 0, BTreeSet::new());
     for case in golden::read(file) {
         let geometry = Case::new(&case.shape, case.axis, case.config.clone()).geometry();
         let tuning = Tuning::choose(&caps, &geometry, case.config.element);
@@ -157,6 +158,21 @@ fn check(file: &str, class: Class) {
             if !result.is_good() {
                 failures.push(format!("{class:?} {}/{name}: {result:?}", case.name));
             }
+            if let Some(&torch) = case.torch_error.get(name) {
+                compared += 1;
+                if result.max_error > torch {
+                    let n = geometry.values_per_channel();
+                    if result.max_error <= compare::last_bits(expected, n) {
+                        last_bits += 1;
+                    } else if why_larger(&case.dist, name).is_some() {
+                        excused.insert((case.dist.clone(), name));
+                    } else {
+                        let error = result.max_error;
+                        let than = format!("{error:e} is more than PyTorch's {torch:e}");
+                        failures.push(format!("{class:?} {}/{name}: {than}", case.name));
+                    }
+                }
+            }
             let mode = if case.train { "train" } else { "eval" };
             let entry = worst.entry((format!("{} {mode}", case.dist), name)).or_default();
             entry.0 = entry.0.max(result.max_error);
@@ -168,7 +184,30 @@ fn check(file: &str, class: Class) {
     for ((dist, name), (error, ratio, torch)) in worst {
         println!("  {dist:<32} {name:<17} {error:9.2e} {ratio:6.3} {torch:9.2e}");
     }
+    println!(
+        "of {compared} results, larger than PyTorch's in the last bits: {last_bits}; for a reason:"
+    );
+    for (dist, name) in &excused {
+        println!("  {dist:<32} {name:<17} {}", why_larger(dist, name).unwrap());
+    }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Why an error may be larger than PyTorch's by more than last bits. It is within the derived bound
+/// all the same, and no result that a network sees depends on the difference: the mean's error is
+/// small against the deviation.
+fn why_larger(dist: &str, tensor: &str) -> Option<&'static str> {
+    const DOUBLE: &str = "PyTorch's CPU kernels sum the mean in f64, which WGSL does not have: ours \
+                          is exact to f32 against the spread, not against a mean close to zero";
+    const SHIFT: &str = "the first element, relative to which all are summed, is the outlier: their \
+                         differences from it all round alike";
+    match (dist, tensor) {
+        ("alternating1e4" | "huge1e18" | "mixed_scales", "running_mean_out") => Some(DOUBLE),
+        ("first_outlier1e6" | "first_outlier1e6_std1e-3", "running_mean_out" | "dgamma") => {
+            Some(SHIFT)
+        }
+        _ => None,
+    }
 }
 
 /// The statistics operation on the golden inputs: within the derived bounds, and the variance within

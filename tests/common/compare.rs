@@ -105,6 +105,14 @@ pub fn folded(magnitude: f64) -> f64 {
     1.001 * 2f64.powi(-24) * magnitude + TINY
 }
 
+/// An error in the last bits of results made of `n` values each: every addition rounds by u of the
+/// largest result. Two correct kernels, or one and PyTorch's, differ by so much.
+pub fn last_bits(expected: &[f64], n: u64) -> f64 {
+    let kernel = Arithmetic::Kernel;
+    let finite = expected.iter().map(|e| e.abs()).filter(|e| e.is_finite());
+    LAMBDA * kernel.unit() * kernel.roundings(n as f64) * finite.fold(0.0, f64::max)
+}
+
 /// What the crate promises of a variance, however far the mean: one part in a million. Not derived;
 /// where |x − k| is large against σ the derived bound is wider.
 pub fn variance_promise(exact: &[f64]) -> Vec<f64> {
