@@ -10,6 +10,7 @@ mod hostile;
 mod misuse;
 mod moments;
 mod planner;
+mod properties;
 mod reference;
 mod shaders;
 mod sweep;

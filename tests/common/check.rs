@@ -8,7 +8,7 @@ use super::compare::{self, Arithmetic, Bounds, Center, Comparison};
 use super::data::{Case, Data};
 use super::runner::{self, Results};
 
-fn wide(values: &[f32]) -> Vec<f64> {
+pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
 }
 
@@ -37,6 +37,23 @@ pub fn compare_statistics(case: &Case, data: &Data, moments: &Moments) -> Result
 
 /// What must hold of a training forward and backward; `Err` names what does not.
 pub fn compare_training(case: &Case, data: &Data, r: &Results) -> Result<(), String> {
+    all_hold(case, r, expected_training(case, data))
+}
+
+/// What must hold of an inference and a frozen backward.
+pub fn compare_frozen(case: &Case, data: &Data, r: &Results) -> Result<(), String> {
+    all_hold(case, r, expected_frozen(case, data))
+}
+
+/// One result by the oracle, and how far each value may be from it.
+pub struct Expected {
+    pub name: &'static str,
+    pub values: Vec<f64>,
+    pub bounds: Vec<f64>,
+}
+
+/// Every result of a training forward and backward that the case asks for.
+pub fn expected_training(case: &Case, data: &Data) -> Vec<Expected> {
     let oracle = Oracle::new(case, data);
     let input = oracle.input(case);
     let f = reference::train(&input, &oracle.running, &case.config).unwrap();
@@ -50,22 +67,23 @@ pub fn compare_training(case: &Case, data: &Data, r: &Results) -> Result<(), Str
         Update::Cumulative => 1.0 / f64::from(data.batches + 1),
         Update::None => 0.0,
     };
-    let mut failures = Failures::new(case);
-    failures.add("y", &r.y, flat(&f.y), &b.y());
-    failures.add("mean", &r.mean, f.mean.to_vec(), &b.mean());
-    failures.add("inv_std", &r.inv_std, f.inv_std.to_vec(), &b.inv_std());
+    let mut all = vec![
+        Expected { name: "y", values: flat(&f.y), bounds: b.y() },
+        Expected { name: "mean", values: f.mean.to_vec(), bounds: b.mean() },
+        Expected { name: "inv_std", values: f.inv_std.to_vec(), bounds: b.inv_std() },
+    ];
     if case.config.update != Update::None {
         let bounds = b.running_mean(&data.running_mean, rate);
-        failures.add("running_mean", &r.running_mean, f.running.mean.to_vec(), &bounds);
+        all.push(Expected { name: "running_mean", values: f.running.mean.to_vec(), bounds });
         let bounds = b.running_var(&data.running_var, rate, factor, case.config.epsilon);
-        failures.add("running_var", &r.running_var, f.running.var.to_vec(), &bounds);
+        all.push(Expected { name: "running_var", values: f.running.var.to_vec(), bounds });
     }
-    failures.gradients(case, data, r, g, &b);
-    failures.result()
+    all.extend(gradients(case, g, &b));
+    all
 }
 
-/// What must hold of an inference and a frozen backward.
-pub fn compare_frozen(case: &Case, data: &Data, r: &Results) -> Result<(), String> {
+/// Every result of an inference and a frozen backward that the case asks for.
+pub fn expected_frozen(case: &Case, data: &Data) -> Vec<Expected> {
     let oracle = Oracle::new(case, data);
     let input = oracle.input(case);
     let y = reference::infer(&input, &oracle.running, &case.config).unwrap();
@@ -73,22 +91,58 @@ pub fn compare_frozen(case: &Case, data: &Data, r: &Results) -> Result<(), Strin
         .unwrap();
     let center = Center::Running { mean: &data.running_mean, var: &data.running_var };
     let b = oracle.bounds(case, data, center);
+    let mut all = vec![Expected { name: "y", values: flat(&y), bounds: b.y() }];
+    all.extend(gradients(case, g, &b));
+    all
+}
+
+/// Gradients that were asked for.
+fn gradients(case: &Case, g: reference::InputGradients, b: &Bounds) -> Vec<Expected> {
+    let (wanted, affine) = (case.config.gradients, case.config.affine);
+    let all = [
+        (wanted.x, "dx", flat(&g.dx), b.dx()),
+        (wanted.gamma && affine.gamma, "dgamma", g.dgamma.to_vec(), b.dgamma()),
+        (wanted.beta && affine.beta, "dbeta", g.dbeta.to_vec(), b.dbeta()),
+    ];
+    let asked = all.into_iter().filter(|(asked, ..)| *asked);
+    asked.map(|(_, name, values, bounds)| Expected { name, values, bounds }).collect()
+}
+
+fn all_hold(case: &Case, r: &Results, all: Vec<Expected>) -> Result<(), String> {
+    // Accumulation adds to the poison of the runner, which is tested elsewhere.
+    assert!(!case.config.gradients.accumulate && !case.geometry().is_empty());
+    for name in ["dx", "dgamma", "dbeta"] {
+        let asked = all.iter().any(|expected| expected.name == name);
+        assert!(asked || r.get(name).is_empty(), "{name} was not asked for: {case}");
+    }
     let mut failures = Failures::new(case);
-    failures.add("inference y", &r.y, flat(&y), &b.y());
-    failures.gradients(case, data, r, g, &b);
+    for Expected { name, values, bounds } in all {
+        failures.add(name, r.get(name), values, &bounds);
+    }
     failures.result()
 }
 
-struct Oracle {
-    x: ArrayD<f64>,
-    dy: ArrayD<f64>,
-    gamma: Vec<f64>,
-    beta: Vec<f64>,
-    running: Running,
+/// Two ways to compute the same: each may be off by its bound.
+pub fn agree(case: &Case, a: &Results, b: &Results, all: Vec<Expected>) -> Result<(), String> {
+    let mut failures = Failures::new(case);
+    for Expected { name, bounds, .. } in all {
+        let twice: Vec<f64> = bounds.iter().map(|bound| 2.0 * bound).collect();
+        failures.add(name, a.get(name), wide(b.get(name)), &twice);
+    }
+    failures.result()
+}
+
+/// The case and its data as the oracle takes them.
+pub struct Oracle {
+    pub x: ArrayD<f64>,
+    pub dy: ArrayD<f64>,
+    pub gamma: Vec<f64>,
+    pub beta: Vec<f64>,
+    pub running: Running,
 }
 
 impl Oracle {
-    fn new(case: &Case, data: &Data) -> Self {
+    pub fn new(case: &Case, data: &Data) -> Self {
         let tensor = |values| ArrayD::from_shape_vec(case.shape.clone(), wide(values)).unwrap();
         Self {
             x: tensor(&data.x),
@@ -103,7 +157,7 @@ impl Oracle {
         }
     }
 
-    fn input(&self, case: &Case) -> Input<'_> {
+    pub fn input(&self, case: &Case) -> Input<'_> {
         let affine = case.config.affine;
         Input {
             x: self.x.view(),
@@ -113,7 +167,7 @@ impl Oracle {
         }
     }
 
-    fn bounds(&self, case: &Case, data: &Data, center: Center<'_>) -> Bounds {
+    pub fn bounds(&self, case: &Case, data: &Data, center: Center<'_>) -> Bounds {
         let affine = case.config.affine;
         let gamma = affine.gamma.then_some(data.gamma.as_slice());
         let beta = affine.beta.then_some(data.beta.as_slice());
@@ -149,33 +203,6 @@ impl Failures {
             let at = result.at;
             let (a, e): (f64, f64) = (actual[at].into(), expected[at]);
             self.found.push(format!("{name}[{at}] = {a:e}, not {e:e}: {result:?}"));
-        }
-    }
-
-    /// Gradients that were asked for; the others must not be there.
-    fn gradients(
-        &mut self,
-        case: &Case,
-        data: &Data,
-        r: &Results,
-        g: reference::InputGradients,
-        b: &Bounds,
-    ) {
-        let wanted = case.config.gradients;
-        if wanted.x {
-            self.add("dx", &r.dx, flat(&g.dx), &b.dx());
-        }
-        // Accumulation adds to the poison of the runner, which is tested elsewhere.
-        assert!(!wanted.accumulate && !data.x.is_empty());
-        if wanted.gamma && case.config.affine.gamma {
-            self.add("dgamma", &r.dgamma, g.dgamma.to_vec(), &b.dgamma());
-        } else {
-            assert!(r.dgamma.is_empty());
-        }
-        if wanted.beta && case.config.affine.beta {
-            self.add("dbeta", &r.dbeta, g.dbeta.to_vec(), &b.dbeta());
-        } else {
-            assert!(r.dbeta.is_empty());
         }
     }
 

@@ -19,7 +19,7 @@
 //! Values below f32's normal range (2⁻¹²⁶) may be flushed to zero by a GPU, so every bound has at
 //! least that absolute size, scaled by what the value is multiplied with.
 
-use wgpu_batchnorm::Geometry;
+use wgpu_batchnorm::{Geometry, Moments, RunningVariance};
 
 const TINY: f64 = f32::MIN_POSITIVE as f64;
 const LAMBDA: f64 = 4.0;
@@ -117,6 +117,60 @@ pub fn last_bits(expected: &[f64], n: u64) -> f64 {
 /// where |x − k| is large against σ the derived bound is wider.
 pub fn variance_promise(exact: &[f64]) -> Vec<f64> {
     exact.iter().map(|variance| 1e-6 * variance + TINY).collect()
+}
+
+/// Of `prior + gradient`, where the gradient is known as it is without the prior: the sum rounds
+/// once, and a device that contracts rounds the gradient's last product once less.
+pub fn added(prior: f32, gradient: f32) -> f64 {
+    let (prior, gradient) = (f64::from(prior).abs(), f64::from(gradient).abs());
+    2.0 * Arithmetic::Kernel.unit() * (prior + gradient) + TINY
+}
+
+/// Of the merged means and variances of parts that are each within their own bounds:
+/// `μ = Σwμₚ`, `σ² = Σw(σₚ² + (μₚ−μ)²)` with weights w = nₚ/n. To first order an error of μ itself
+/// does not enter σ²; to second order it does. The merge is f64.
+pub fn merged(parts: &[(Moments, Bounds)], whole: &Moments) -> (Vec<f64>, Vec<f64>) {
+    let n = whole.count() as f64;
+    let double = 64.0 * Arithmetic::Oracle.unit();
+    let variance = whole.variance(RunningVariance::Population);
+    let one = |c: usize| {
+        let weighed = |f: &dyn Fn(&Moments, &Bounds) -> f64| -> f64 {
+            parts.iter().map(|(m, b)| m.count() as f64 / n * f(m, b)).sum()
+        };
+        let mean = whole.mean()[c];
+        let mean_error = weighed(&|_, b| b.whole_mean()[c]) + double * mean.abs();
+        let variance_error = weighed(&|m, b| {
+            let error = b.whole_mean()[c] + mean_error;
+            b.variance()[c] + 2.0 * (m.mean()[c] - mean).abs() * error + error * error
+        });
+        (mean_error, variance_error + double * variance[c])
+    };
+    (0..whole.channels()).map(one).unzip()
+}
+
+/// Slopes of the oracle's loss `L = Σdy·y` over one channel of n values.
+pub mod slope {
+    use super::Arithmetic;
+
+    /// In units of a radius of 1/(4i), within which L is analytic in each x (σ² + ε changes by less
+    /// than 0.4 of itself) and at most `1.3·|γ|·Σ|dy|·(|x̂| + 1/4)`.
+    pub const STEP: f64 = 1.0 / 1024.0;
+
+    /// Of central differences at `STEP` and half of it, extrapolated (their h⁴ is left), where L is
+    /// at most `largest` within the radius. L itself rounds by its n terms, and by its values' offset
+    /// from zero, `offset` in deviations.
+    pub fn of_x(largest: f64, inv_std: f64, n: f64, offset: f64) -> f64 {
+        largest * 4.0 * inv_std * (STEP.powi(4) + 3.0 / STEP * rounding(n, offset))
+    }
+
+    /// Of a difference over a step of 1 in a parameter, in which L is linear.
+    pub fn of_parameter(largest: f64, n: f64, offset: f64) -> f64 {
+        4.0 * largest * rounding(n, offset)
+    }
+
+    fn rounding(n: f64, offset: f64) -> f64 {
+        Arithmetic::Oracle.unit() * (16.0 + n + 8.0 * offset)
+    }
 }
 
 /// The errors that f32 arithmetic may leave in one channel.
@@ -324,7 +378,32 @@ impl Bounds {
     }
 }
 
-fn places(geometry: Geometry, channel: usize) -> impl Iterator<Item = usize> + Clone {
+impl Bounds {
+    /// Of Σdx over each channel: its values' bounds, added.
+    pub fn dx_sum(&self) -> Vec<f64> {
+        self.sums(self.dx(), |_, _| 1.0)
+    }
+
+    /// Of Σdx·x̂ over each channel, with an exact x̂.
+    pub fn dx_slope(&self) -> Vec<f64> {
+        self.sums(self.dx(), |c, x| (x - c.mean).abs() * c.inv_std)
+    }
+
+    /// Of Σdy·(y − y′) over each channel, for two outputs that are each within their bounds.
+    pub fn y_slope(&self) -> Vec<f64> {
+        let y = self.y().iter().zip(&self.dy).map(|(y, dy)| 2.0 * y * dy.abs()).collect();
+        self.sums(y, |_, _| 1.0)
+    }
+
+    fn sums(&self, bounds: Vec<f64>, weight: impl Fn(&Channel, f64) -> f64) -> Vec<f64> {
+        self.per_channel(|c, i| {
+            places(self.geometry, i).map(|at| bounds[at] * weight(c, self.x[at])).sum()
+        })
+    }
+}
+
+/// Where a channel's values lie.
+pub fn places(geometry: Geometry, channel: usize) -> impl Iterator<Item = usize> + Clone {
     let (outer, c, inner) =
         (geometry.outer() as usize, geometry.channels() as usize, geometry.inner() as usize);
     (0..outer).flat_map(move |o| {

@@ -33,7 +33,7 @@ impl Random {
 }
 
 /// One shape, axis, config and tuning.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Case {
     pub shape: Vec<usize>,
     pub axis: ChannelAxis,

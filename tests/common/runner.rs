@@ -39,6 +39,22 @@ pub struct Results {
 }
 
 impl Results {
+    /// A result by its name.
+    pub fn get(&self, name: &str) -> &[f32] {
+        match name {
+            "y" => &self.y,
+            "mean" => &self.mean,
+            "rest" => &self.rest,
+            "inv_std" => &self.inv_std,
+            "running_mean" => &self.running_mean,
+            "running_var" => &self.running_var,
+            "dx" => &self.dx,
+            "dgamma" => &self.dgamma,
+            "dbeta" => &self.dbeta,
+            other => panic!("bug: no result is called {other}"),
+        }
+    }
+
     /// Every value's bits: equal results are equal to the bit, NaN included.
     pub fn bits(&self) -> Vec<u32> {
         let all = [
@@ -113,7 +129,11 @@ fn collect(case: &Case, forward: &Contents, backward: &Contents) -> Results {
         running_mean: of(forward, Slot::RunningMean),
         running_var: of(forward, Slot::RunningVar),
         batches: forward.get(&Slot::Batches).map(|b| b[0]).unwrap_or_default(),
-        dx: of(backward, if in_place { Slot::Dy } else { Slot::Dx }),
+        dx: match (case.config.gradients.x, in_place) {
+            (false, true) => Vec::new(),
+            (_, true) => of(backward, Slot::Dy),
+            (_, false) => of(backward, Slot::Dx),
+        },
         dgamma: of(backward, Slot::Dgamma),
         dbeta: of(backward, Slot::Dbeta),
     }

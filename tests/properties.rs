@@ -1,0 +1,1055 @@
+//! What holds of every shape, axis, memory order, option, tuning and kind of data, on random ones.
+//!
+//! A failure is shrunk and printed as one line; `BATCHNORM_CASE='that line' cargo test one_line`
+//! runs it again. `PROPTEST_CASES` sets how many are tried of each property, `PROPTEST_RNG_SEED`
+//! which.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ndarray::{ArrayD, ArrayView1, Axis};
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{RngSeed, TestError, TestRunner, contextualize_config};
+use wgpu_batchnorm::reference::{self, Input, Running};
+use wgpu_batchnorm::{
+    Affine, Backward, Bind, Caps, ChannelAxis, Class, Config, FrozenBackward, Gpu, Gradients,
+    Infer, KernelOptions, Kernels, Memory, Moments, NonFinite, Parameters, Plan, RunningStatistics,
+    RunningVariance, SingleValue, Slot, Statistics, Train, Tuning, Update,
+};
+
+use crate::common::check::{self, Oracle, compare_frozen, compare_statistics, compare_training};
+use crate::common::compare::{self, Bounds, Center, Comparison, places, slope};
+use crate::common::data::{Case, Data, Random};
+use crate::common::runner::{self, Contents, Results, bits, floats};
+use crate::common::{gpu, runner::inputs};
+
+type Property = fn(&Gpu, &Setup) -> Result<(), String>;
+
+/// Every property: its name, how many cases are tried, what must hold.
+const PROPERTIES: [(&str, u32, Property); 17] = [
+    ("oracle", 192, oracle),
+    ("alone", 64, alone),
+    ("split", 64, split),
+    ("folded", 48, folded),
+    ("checked", 24, checked),
+    ("memory", 64, memory),
+    ("centered", 192, centered),
+    ("shifted", 96, shifted),
+    ("scaled", 96, scaled),
+    ("transposed", 96, transposed),
+    ("merged", 192, merged),
+    ("accumulated", 64, accumulated),
+    ("masked", 64, masked),
+    ("linear", 96, linear),
+    ("slopes", 128, slopes),
+    ("host", 96, host),
+    ("conventions", 48, conventions),
+];
+
+/// Lines that once failed, or that a change of code should not fail.
+const LINES: [&str; 3] = [
+    // The variance was infinite where the infinite value came outside a set of four.
+    "oracle shape=3x7x9x5 axis=3 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb \
+     memory=separate gradients=xgb tuning=8,256,64,64,8192,8,256,32 seed=8 mean=1 std=2 bad=inf@940",
+    "alone shape=192x8 axis=-1 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb \
+     memory=separate gradients=xgb tuning=none seed=8 mean=1 std=2 bad=-inf@1535",
+    "oracle shape=5x2x7 axis=act eps=0.1 update=cumulative var=population keep=true affine= \
+     memory=arena gradients=g tuning=16,40,1,1,0,1,0,4 seed=1 mean=-10000000 std=1 bad=none",
+];
+
+/// Everything that makes a case, in one line.
+#[derive(Clone, PartialEq)]
+struct Setup {
+    case: Case,
+    seed: u16,
+    mean: f64,
+    std: f64,
+    /// A value of x that is not finite, and where.
+    bad: Option<(f32, usize)>,
+}
+
+impl Setup {
+    fn data(&self) -> Data {
+        Data::random(self.case.geometry(), u64::from(self.seed), self.mean, self.std)
+    }
+
+    /// With the value that is not finite.
+    fn bad_data(&self) -> (Data, Option<usize>) {
+        let mut data = self.data();
+        let g = self.case.geometry();
+        let channel = self.bad.map(|(value, place)| {
+            let place = place % data.x.len();
+            data.x[place] = value;
+            place / g.inner() as usize % g.channels() as usize
+        });
+        (data, channel)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Config)) -> Case {
+        let mut case = self.case.clone();
+        change(&mut case.config);
+        case
+    }
+
+    /// All gradients, so that there is something to compare.
+    fn whole(&self) -> Case {
+        self.with(|config| config.gradients = Gradients::ALL)
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = &self.case.config;
+        let join = |parts: Vec<String>, with| parts.join(with);
+        let shape = self.case.shape.iter().map(usize::to_string).collect();
+        let axis = match self.case.axis {
+            ChannelAxis::First => "1".to_string(),
+            ChannelAxis::Last => "-1".to_string(),
+            ChannelAxis::At(axis) => axis.to_string(),
+            ChannelAxis::PerActivation => "act".to_string(),
+        };
+        let update = match c.update {
+            Update::Rate(rate) => format!("rate:{rate}"),
+            Update::Decay(decay) => format!("decay:{decay}"),
+            Update::Cumulative => "cumulative".to_string(),
+            Update::None => "none".to_string(),
+        };
+        let unbiased = c.running_variance == RunningVariance::Unbiased;
+        let letters = |pairs: &[(bool, &str)]| -> String {
+            pairs.iter().filter(|(on, _)| *on).map(|(_, letter)| *letter).collect()
+        };
+        let affine = letters(&[(c.affine.gamma, "g"), (c.affine.beta, "b")]);
+        let g = c.gradients;
+        let gradients = letters(&[(g.x, "x"), (g.gamma, "g"), (g.beta, "b")]);
+        let tuning = self.case.tuning.as_ref().map_or("none".to_string(), |t| {
+            let numbers = [
+                t.workgroup_size,
+                t.workgroup_count,
+                t.min_loads,
+                t.min_column_loads,
+                t.fused_loads,
+                t.fused_workgroups,
+                t.tiny_loads,
+                t.min_row,
+            ];
+            join(numbers.iter().map(u32::to_string).collect(), ",")
+        });
+        write!(
+            f,
+            "shape={} axis={axis} eps={:e} update={update} var={} keep={} affine={affine} \
+             memory={} gradients={gradients} tuning={tuning} seed={} mean={} std={} bad={}",
+            join(shape, "x"),
+            c.epsilon,
+            if unbiased { "unbiased" } else { "population" },
+            c.non_finite == NonFinite::Keep,
+            format!("{:?}", c.memory).to_lowercase(),
+            self.seed,
+            self.mean,
+            self.std,
+            self.bad.map_or("none".to_string(), |(value, place)| format!("{value}@{place}")),
+        )
+    }
+}
+
+impl FromStr for Setup {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Self, String> {
+        let fields: HashMap<&str, &str> =
+            line.split_whitespace().filter_map(|field| field.split_once('=')).collect();
+        let field = |name| fields.get(name).copied().ok_or(format!("{name} is missing in {line}"));
+        fn number<T: FromStr>(text: &str) -> Result<T, String> {
+            text.parse().map_err(|_| format!("{text:?} is no number"))
+        }
+        let shape = field("shape")?.split('x').map(number).collect::<Result<Vec<usize>, _>>()?;
+        let axis = match field("axis")? {
+            "act" => ChannelAxis::PerActivation,
+            axis => ChannelAxis::At(number(axis)?),
+        };
+        let update = match field("update")?.split_once(':') {
+            Some(("rate", rate)) => Update::Rate(number(rate)?),
+            Some(("decay", decay)) => Update::Decay(number(decay)?),
+            _ if field("update")? == "cumulative" => Update::Cumulative,
+            _ => Update::None,
+        };
+        let (affine, gradients) = (field("affine")?, field("gradients")?);
+        let config = Config {
+            epsilon: number(field("eps")?)?,
+            affine: Affine { gamma: affine.contains('g'), beta: affine.contains('b') },
+            update,
+            running_variance: match field("var")? {
+                "unbiased" => RunningVariance::Unbiased,
+                _ => RunningVariance::Population,
+            },
+            non_finite: match field("keep")? {
+                "true" => NonFinite::Keep,
+                _ => NonFinite::Propagate,
+            },
+            single_value: SingleValue::Allow,
+            memory: match field("memory")? {
+                "inplace" => Memory::InPlace,
+                "arena" => Memory::Arena,
+                _ => Memory::Separate,
+            },
+            gradients: Gradients {
+                x: gradients.contains('x'),
+                gamma: gradients.contains('g'),
+                beta: gradients.contains('b'),
+                accumulate: false,
+            },
+            ..Config::pytorch()
+        };
+        let tuning = match field("tuning")? {
+            "none" => None,
+            numbers => {
+                let n = numbers.split(',').map(number).collect::<Result<Vec<u32>, _>>()?;
+                let [size, count, loads, column_loads, fused, workgroups, tiny, row] = n[..] else {
+                    return Err(format!("{numbers} are not eight numbers"));
+                };
+                Some(Tuning {
+                    workgroup_size: size,
+                    workgroup_count: count,
+                    min_loads: loads,
+                    min_column_loads: column_loads,
+                    fused_loads: fused,
+                    fused_workgroups: workgroups,
+                    tiny_loads: tiny,
+                    min_row: row,
+                })
+            }
+        };
+        let bad = match field("bad")?.split_once('@') {
+            Some((value, place)) => Some((number(value)?, number(place)?)),
+            None => None,
+        };
+        Ok(Self {
+            case: Case { shape, axis, config, tuning },
+            seed: number(field("seed")?)?,
+            mean: number(field("mean")?)?,
+            std: number(field("std")?)?,
+            bad,
+        })
+    }
+}
+
+/// Shapes of up to 8,192 values and rank 5, their channels anywhere.
+fn shapes() -> impl Strategy<Value = (Vec<usize>, ChannelAxis)> {
+    let dimension = prop_oneof![4 => 1..6usize, 3 => 1..40usize, 1 => 1..1500usize];
+    let dimensions = prop::collection::vec(dimension, 1..=5);
+    (dimensions, 0..5isize, any::<bool>(), prop::bool::weighted(0.1)).prop_map(
+        |(mut shape, axis, from_end, per_activation)| {
+            let mut room = 8192;
+            for dimension in &mut shape {
+                *dimension = (*dimension).min(room);
+                room /= *dimension;
+            }
+            let rank = shape.len() as isize;
+            let axis = axis % rank;
+            match (per_activation, from_end) {
+                (true, _) => (shape, ChannelAxis::PerActivation),
+                (false, true) => (shape, ChannelAxis::At(axis - rank)),
+                (false, false) => (shape, ChannelAxis::At(axis)),
+            }
+        },
+    )
+}
+
+fn configs() -> impl Strategy<Value = Config> {
+    let update = prop_oneof![
+        select(vec![0.1, 0.0, 1.0, 0.37]).prop_map(Update::Rate),
+        select(vec![0.9, 0.0, 1.0]).prop_map(Update::Decay),
+        Just(Update::Cumulative),
+        Just(Update::None),
+    ];
+    let memory = select(vec![Memory::Separate, Memory::InPlace, Memory::Arena]);
+    (0..8i32, update, any::<[bool; 7]>(), memory).prop_map(|(epsilon, update, bits, memory)| {
+        let [gamma, beta, unbiased, keep, x, dgamma, dbeta] = bits;
+        Config {
+            epsilon: 10f64.powi(-epsilon),
+            affine: Affine { gamma, beta },
+            update,
+            running_variance: match unbiased {
+                true => RunningVariance::Unbiased,
+                false => RunningVariance::Population,
+            },
+            non_finite: if keep { NonFinite::Keep } else { NonFinite::Propagate },
+            single_value: SingleValue::Allow,
+            memory,
+            gradients: Gradients { x, gamma: dgamma, beta: dbeta, accumulate: false },
+            ..Config::pytorch()
+        }
+    })
+}
+
+/// Tunings under which small tensors take every path.
+fn tunings() -> impl Strategy<Value = Tuning> {
+    (
+        select(vec![8u32, 4, 16, 64, 128]),
+        select(vec![1u32, 6, 40, 256]),
+        select(vec![1u32, 4, 64]),
+        select(vec![1u32, 4, 64]),
+        select(vec![0u32, 16, 4096]),
+        select(vec![1u32, 8]),
+        select(vec![0u32, 8, 256]),
+        select(vec![4u32, 32, u32::MAX]),
+    )
+        .prop_map(|(size, count, loads, column_loads, fused, workgroups, tiny, row)| Tuning {
+            workgroup_size: size,
+            workgroup_count: count,
+            min_loads: loads,
+            min_column_loads: column_loads,
+            fused_loads: fused,
+            fused_workgroups: workgroups,
+            tiny_loads: tiny,
+            min_row: row,
+        })
+}
+
+fn setups() -> impl Strategy<Value = Setup> {
+    let data = (
+        any::<u16>(),
+        select(vec![0.0, 1.0, -3.0, 1e3, 1e6, -1e7]),
+        select(vec![1.0, 1e-3, 100.0, 1e-20, 1e15]),
+    );
+    let value = select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+    let bad = prop::option::weighted(0.3, (value, 0..8192usize));
+    (shapes(), configs(), prop::option::weighted(0.8, tunings()), data, bad).prop_map(
+        |((shape, axis), config, tuning, (seed, mean, std), bad)| Setup {
+            case: Case { shape, axis, config, tuning },
+            seed,
+            mean,
+            std,
+            bad,
+        },
+    )
+}
+
+/// Tries a property on random cases, the same ones every time unless `PROPTEST_RNG_SEED` says
+/// otherwise.
+fn hold(name: &str) {
+    let Some(gpu) = gpu() else { return };
+    let index = PROPERTIES.iter().position(|(n, ..)| *n == name).unwrap();
+    let (_, cases, property) = PROPERTIES[index];
+    let mut runner = TestRunner::new(contextualize_config(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 2_000,
+        rng_seed: RngSeed::Fixed(index as u64),
+        ..ProptestConfig::default()
+    }));
+    let result = runner.run(&setups(), |setup| property(gpu, &setup).map_err(TestCaseError::fail));
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, setup)) => {
+            panic!("{reason}\nBATCHNORM_CASE='{name} {setup}' cargo test one_line")
+        }
+        Err(error) => panic!("{name}: {error}"),
+    }
+}
+
+macro_rules! properties {
+    ($($name:ident: $property:literal,)*) => {
+        $(#[test]
+        fn $name() {
+            hold($property);
+        })*
+
+        #[test]
+        fn every_property_is_tried() {
+            let tried = [$($property),*];
+            assert!(PROPERTIES.iter().map(|(name, ..)| *name).eq(tried));
+        }
+    };
+}
+
+properties! {
+    every_operation_agrees_with_the_oracle: "oracle",
+    a_bad_channel_stays_alone: "alone",
+    any_split_agrees: "split",
+    a_folded_grid_gives_the_same_bits: "folded",
+    checked_shaders_give_the_same_bits: "checked",
+    every_memory_gives_the_same_bits: "memory",
+    dx_is_centered_and_upright: "centered",
+    a_shift_changes_only_the_mean: "shifted",
+    a_scale_changes_only_the_deviation: "scaled",
+    memory_orders_agree: "transposed",
+    merged_moments_are_the_whole: "merged",
+    accumulating_is_adding: "accumulated",
+    a_mask_changes_no_other_gradient: "masked",
+    frozen_backward_is_the_slope_of_inference: "linear",
+    every_backward_is_the_slope_of_the_oracle: "slopes",
+    the_host_form_gives_the_same_bits: "host",
+    rate_and_decay_are_two_words_for_one: "conventions",
+}
+
+fn run_line(gpu: &Gpu, line: &str) {
+    let (name, setup) = line.split_once(' ').unwrap();
+    let (_, _, property) = PROPERTIES.iter().find(|(n, ..)| *n == name).expect("a property");
+    let setup: Setup = setup.parse().unwrap();
+    if let Err(error) = property(gpu, &setup) {
+        panic!("{error}\nBATCHNORM_CASE='{line}' cargo test one_line");
+    }
+}
+
+#[test]
+fn one_line() {
+    let (Some(gpu), Ok(line)) = (gpu(), std::env::var("BATCHNORM_CASE")) else { return };
+    run_line(gpu, &line);
+}
+
+#[test]
+fn lines_that_once_failed() {
+    let Some(gpu) = gpu() else { return };
+    LINES.iter().for_each(|line| run_line(gpu, line));
+}
+
+/// A line is the whole case: nothing is lost on the way to text and back.
+#[test]
+fn a_line_is_the_whole_case() {
+    let config = ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() };
+    TestRunner::new(config)
+        .run(&setups(), |setup| {
+            let again: Setup = setup.to_string().parse().map_err(TestCaseError::fail)?;
+            prop_assert_eq!(again.to_string(), setup.to_string());
+            let plan = |setup: &Setup| {
+                let caps = Caps::webgpu_default();
+                let (g, tuning) = (setup.case.geometry(), setup.case.tuning.clone());
+                let tuning = tuning.unwrap_or(Tuning::choose(&caps, &g, setup.case.config.element));
+                Plan::<Train>::with_tuning(g, &setup.case.config, &caps, &tuning)
+            };
+            prop_assert_eq!(plan(&again), plan(&setup));
+            prop_assert_eq!(bits(&again.data().x), bits(&setup.data().x));
+            Ok(())
+        })
+        .unwrap();
+}
+
+/// A failing property is found and shrunk to the smallest case that fails: more than 100 values.
+#[test]
+fn a_failure_is_shrunk() {
+    let config = ProptestConfig { failure_persistence: None, ..Default::default() };
+    let result = TestRunner::new(config).run(&setups(), |setup| {
+        prop_assert!(setup.case.geometry().len() <= 100);
+        Ok(())
+    });
+    let Err(TestError::Fail(_, setup)) = result else { panic!("not found: {result:?}") };
+    assert!((101..=110).contains(&setup.case.geometry().len()), "{setup}");
+    assert_eq!((setup.seed, setup.bad, setup.case.tuning), (0, None, None));
+}
+
+fn good(name: &str, case: &Case, result: Comparison) -> Result<(), String> {
+    if result.is_good() { Ok(()) } else { Err(format!("{name}: {result:?}: {case}")) }
+}
+
+/// Equal to the bit; any NaN equals any NaN, as the sign and payload of one are not defined.
+fn same(name: &str, case: &Case, a: &[u32], b: &[u32]) -> Result<(), String> {
+    let equal = |a: u32, b: u32| a == b || f32::from_bits(a).is_nan() && f32::from_bits(b).is_nan();
+    match a.iter().zip(b).position(|(a, b)| !equal(*a, *b)) {
+        _ if a.len() != b.len() => Err(format!("{name}: {} values for {}", a.len(), b.len())),
+        Some(at) => Err(format!("{name}: word {at} is {:x}, not {:x}: {case}", a[at], b[at])),
+        None => Ok(()),
+    }
+}
+
+fn bounds(case: &Case, data: &Data) -> Bounds {
+    Oracle::new(case, data).bounds(case, data, Center::Batch)
+}
+
+fn moments(gpu: &Gpu, case: &Case, data: &Data) -> Moments {
+    let slot = runner::statistics(gpu, case, data);
+    Moments::from_slot(case.geometry().values_per_channel(), &slot).unwrap()
+}
+
+/// All bits of all five operations.
+fn all_bits(gpu: &Gpu, case: &Case, data: &Data) -> Vec<u32> {
+    let (train, frozen) = (runner::train(gpu, case, data), runner::frozen(gpu, case, data));
+    [train.bits(), frozen.bits(), bits(&runner::statistics(gpu, case, data))].concat()
+}
+
+/// All five operations, whatever the options, within the derived bounds of the oracle.
+fn oracle(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (data, _) = s.bad_data();
+    compare_training(&s.case, &data, &runner::train(gpu, &s.case, &data))?;
+    compare_frozen(&s.case, &data, &runner::frozen(gpu, &s.case, &data))?;
+    compare_statistics(&s.case, &data, &moments(gpu, &s.case, &data))
+}
+
+/// A value that is not finite leaves every other channel as it is, to the bit.
+fn alone(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (case, clean) = (s.whole(), s.data());
+    let (data, channel) = s.bad_data();
+    let Some(channel) = channel else { return Ok(()) };
+    let (c, inner) = (case.geometry().channels() as usize, case.geometry().inner() as usize);
+    let of = |data: &Data| (runner::train(gpu, &case, data), runner::frozen(gpu, &case, data));
+    let ((a, frozen_a), (b, frozen_b)) = (of(&data), of(&clean));
+    for (a, b) in [(&a, &b), (&frozen_a, &frozen_b)] {
+        for name in
+            ["y", "mean", "rest", "inv_std", "running_mean", "running_var", "dx", "dgamma", "dbeta"]
+        {
+            let others = |r: &Results| -> Vec<u32> {
+                let width = if matches!(name, "y" | "dx") { inner } else { 1 };
+                let values = r.get(name).iter().enumerate();
+                let others = values.filter(|(i, _)| i / width % c != channel);
+                others.map(|(_, v)| v.to_bits()).collect()
+            };
+            same(name, &case, &others(a), &others(b))?;
+        }
+    }
+    Ok(())
+}
+
+/// However the work is cut, within both bounds.
+fn split(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (case, data) = (s.whole(), s.data());
+    let (a, frozen_a) = (runner::train(gpu, &case, &data), runner::frozen(gpu, &case, &data));
+    for class in [Class::Software, Class::Hardware] {
+        let caps = Caps { class, ..gpu.caps().clone() };
+        let tuning = Tuning::choose(&caps, &case.geometry(), case.config.element);
+        let other = case.clone().tuned(&tuning);
+        let b = runner::train(gpu, &other, &data);
+        check::agree(&case, &a, &b, check::expected_training(&case, &data))?;
+        let b = runner::frozen(gpu, &other, &data);
+        check::agree(&case, &frozen_a, &b, check::expected_frozen(&case, &data))?;
+    }
+    Ok(())
+}
+
+fn outputs<O: Bind>(gpu: &Gpu, kernels: &Kernels, plan: Plan<O>, inputs: &Contents) -> Vec<u32> {
+    let mut contents = runner::run(gpu, kernels, plan, inputs);
+    contents.remove(&Slot::Scratch);
+    Slot::ALL.into_iter().filter_map(|slot| contents.remove(&slot)).flatten().collect()
+}
+
+/// The outputs of all five operations, planned for other limits or compiled in another way.
+fn with(gpu: &Gpu, kernels: &Kernels, caps: &Caps, case: &Case, data: &Data) -> Vec<u32> {
+    fn one<O: Bind>(
+        gpu: &Gpu,
+        kernels: &Kernels,
+        caps: &Caps,
+        case: &Case,
+        inputs: &Contents,
+    ) -> Vec<u32> {
+        let tuning = case.tuning.clone();
+        let tuning =
+            tuning.unwrap_or(Tuning::choose(gpu.caps(), &case.geometry(), case.config.element));
+        let plan = Plan::<O>::with_tuning(case.geometry(), &case.config, caps, &tuning).unwrap();
+        let widest = plan.stages().iter().map(|stage| stage.grid[0]).max();
+        assert!(widest.unwrap_or(0) <= caps.max_workgroups_per_dimension);
+        outputs(gpu, kernels, plan, inputs)
+    }
+    let mut inputs = inputs(data);
+    let saved = data.x.iter().cycle().take(3 * data.gamma.len());
+    inputs.insert(Slot::Saved, saved.map(|v| v.to_bits()).collect());
+    let mut forward = inputs.clone();
+    forward.remove(&Slot::Saved);
+    [
+        one::<Train>(gpu, kernels, caps, case, &forward),
+        one::<Infer>(gpu, kernels, caps, case, &inputs),
+        one::<Backward>(gpu, kernels, caps, case, &inputs),
+        one::<FrozenBackward>(gpu, kernels, caps, case, &inputs),
+        one::<Statistics>(gpu, kernels, caps, case, &inputs),
+    ]
+    .concat()
+}
+
+/// A grid that does not fit one dimension does the same work.
+fn folded(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let data = s.data();
+    let flat = with(gpu, gpu.kernels(), gpu.caps(), &s.case, &data);
+    // The square is as many workgroups as these shapes can need.
+    let caps = Caps { max_workgroups_per_dimension: 97, ..gpu.caps().clone() };
+    same("folded", &s.case, &with(gpu, gpu.kernels(), &caps, &s.case, &data), &flat)
+}
+
+/// Bounds checks and loop bounds change nothing: no index is ever outside.
+fn checked(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    use std::sync::OnceLock;
+    static CHECKED: OnceLock<Kernels> = OnceLock::new();
+    let checked = CHECKED.get_or_init(|| {
+        let options = KernelOptions { checked: true, ..Default::default() };
+        Kernels::with_options(gpu.device(), options)
+    });
+    let (data, _) = s.bad_data();
+    let fast = with(gpu, gpu.kernels(), gpu.caps(), &s.case, &data);
+    same("checked", &s.case, &with(gpu, checked, gpu.caps(), &s.case, &data), &fast)
+}
+
+/// Separate, in place or in one arena: the same bits.
+fn memory(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (data, _) = s.bad_data();
+    let of = |memory| all_bits(gpu, &s.with(|config| config.memory = memory), &data);
+    let separate = of(Memory::Separate);
+    same("in place", &s.case, &of(Memory::InPlace), &separate)?;
+    same("arena", &s.case, &of(Memory::Arena), &separate)
+}
+
+/// Σdx = 0, and Σdx·x̂ = 0 but for ε: a shift or a scale of x would change nothing.
+fn centered(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (case, data) = (s.whole(), s.data());
+    let oracle = Oracle::new(&case, &data);
+    let f = reference::train(&oracle.input(&case), &oracle.running, &case.config).unwrap();
+    let g = reference::backward(&oracle.input(&case), oracle.dy.view(), &case.config).unwrap();
+    let dx = runner::train(gpu, &case, &data).dx;
+    let geometry = case.geometry();
+    let channels = 0..geometry.channels() as usize;
+    let sum = |c: usize, f: &dyn Fn(usize) -> f64| places(geometry, c).map(f).sum::<f64>();
+    let sums: Vec<f64> = channels.clone().map(|c| sum(c, &|i| f64::from(dx[i]))).collect();
+    let slopes: Vec<f64> = channels
+        .clone()
+        .map(|c| {
+            let normal = |i: usize| (f64::from(data.x[i]) - f.mean[c]) * f.inv_std[c];
+            sum(c, &|i| f64::from(dx[i]) * normal(i))
+        })
+        .collect();
+    let left: Vec<f64> = channels
+        .map(|c| {
+            let gamma = if case.config.affine.gamma { oracle.gamma[c] } else { 1.0 };
+            gamma * g.dgamma[c] * case.config.epsilon * f.inv_std[c].powi(3)
+        })
+        .collect();
+    let b = bounds(&case, &data);
+    good("sum of dx", &case, compare::within(&sums, &vec![0.0; sums.len()], &b.dx_sum()))?;
+    good("sum of dx·x̂", &case, compare::within(&slopes, &left, &b.dx_slope()))
+}
+
+/// x in steps of 1/64 below 16, so that it can be shifted and scaled exactly.
+fn round(data: &mut Data, spread: f64) {
+    for x in &mut data.x {
+        *x = ((f64::from(*x) / spread).clamp(-15.0, 15.0) * 64.0).round() as f32 / 64.0;
+    }
+}
+
+/// x + 4096: the variance and its root are the same to the bit, and y and dx within both bounds.
+fn shifted(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let case = s.whole();
+    let mut data = Data::random(case.geometry(), u64::from(s.seed), 0.5, 2.0);
+    round(&mut data, 1.0);
+    let moved = Data { x: data.x.iter().map(|x| x + 4096.0).collect(), ..data.clone() };
+    let variances = |data: &Data| {
+        let moments = runner::statistics(gpu, &case, data);
+        bits(&moments[2 * moments.len() / 3..])
+    };
+    same("variance", &case, &variances(&moved), &variances(&data))?;
+    let (a, b) = (runner::train(gpu, &case, &moved), runner::train(gpu, &case, &data));
+    same("inv_std", &case, &bits(&a.inv_std), &bits(&b.inv_std))?;
+    let mut expected = check::expected_training(&case, &moved);
+    expected.retain(|e| matches!(e.name, "y" | "dx" | "dgamma" | "dbeta"));
+    check::agree(&case, &a, &b, expected)
+}
+
+/// 32·x with 1024·ε: mean and variance are scaled to the bit, y is the same within both bounds, and
+/// dx a 32nd.
+fn scaled(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let mut data = Data::random(s.case.geometry(), u64::from(s.seed), 0.5, 2.0);
+    round(&mut data, 1.0);
+    let case = s.whole();
+    let mut wider = case.clone();
+    wider.config.epsilon *= 1024.0;
+    let scaled = Data { x: data.x.iter().map(|x| 32.0 * x).collect(), ..data.clone() };
+    let moments = |data: &Data| runner::statistics(gpu, &case, data);
+    let (wide, narrow) = (moments(&scaled), moments(&data));
+    let c = narrow.len() / 3;
+    let expected: Vec<f32> = narrow
+        .iter()
+        .enumerate()
+        .map(|(i, v)| if i < 2 * c { 32.0 * v } else { 1024.0 * v })
+        .collect();
+    same("moments", &case, &bits(&wide), &bits(&expected))?;
+    let (a, mut b) = (runner::train(gpu, &wider, &scaled), runner::train(gpu, &case, &data));
+    b.dx.iter_mut().for_each(|dx| *dx /= 32.0);
+    let mut expected = check::expected_training(&wider, &scaled);
+    expected.retain(|e| matches!(e.name, "y" | "dx" | "dgamma" | "dbeta"));
+    check::agree(&wider, &a, &b, expected)
+}
+
+/// Channels first or last: the same results, transposed, within both bounds.
+fn transposed(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (case, data) = (s.whole(), s.data());
+    let g = case.geometry();
+    let [outer, c, inner] = [g.outer(), g.channels(), g.inner()].map(|d| d as usize);
+    // From [outer, C, inner] to [outer, inner, C], and back.
+    let order = |values: &[f32], shape: [usize; 3]| -> Vec<f32> {
+        let array = ArrayView1::from(values).into_shape_with_order(shape).unwrap();
+        let mut array = array;
+        array.swap_axes(1, 2);
+        array.iter().copied().collect()
+    };
+    let last = Case { shape: vec![outer, inner, c], axis: ChannelAxis::Last, ..case.clone() };
+    let there = |values: &[f32]| order(values, [outer, c, inner]);
+    let back = |values: &[f32]| order(values, [outer, inner, c]);
+    let moved = Data { x: there(&data.x), dy: there(&data.dy), ..data.clone() };
+    let restored = |r: Results| Results { y: back(&r.y), dx: back(&r.dx), ..r };
+    let (a, b) = (runner::train(gpu, &case, &data), runner::train(gpu, &last, &moved));
+    check::agree(&case, &a, &restored(b), check::expected_training(&case, &data))?;
+    let (a, b) = (runner::frozen(gpu, &case, &data), runner::frozen(gpu, &last, &moved));
+    check::agree(&case, &a, &restored(b), check::expected_frozen(&case, &data))
+}
+
+/// The statistics of parts, merged, are those of the whole, however it is cut.
+fn merged(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let data = s.data();
+    let g = s.case.geometry();
+    let [outer, c, inner] = [g.outer(), g.channels(), g.inner()].map(|d| d as usize);
+    let mut random = Random(u64::from(s.seed));
+    let mut cuts: Vec<usize> = (0..3).map(|_| random.bits() as usize % (outer + 1)).collect();
+    cuts.extend([0, outer]);
+    cuts.sort_unstable();
+    cuts.dedup();
+    let (mut all, mut parts) = (Moments::empty(c), Vec::new());
+    for cut in cuts.windows(2) {
+        let shape = vec![cut[1] - cut[0], c, inner];
+        let case = Case { shape, axis: ChannelAxis::At(1), ..s.case.clone() };
+        let range = cut[0] * c * inner..cut[1] * c * inner;
+        let part =
+            Data { x: data.x[range.clone()].to_vec(), dy: data.dy[range].to_vec(), ..data.clone() };
+        all.merge(&moments(gpu, &case, &part)).unwrap();
+        let exact = reference::statistics(Oracle::new(&case, &part).x.view(), case.axis).unwrap();
+        parts.push((exact, bounds(&case, &part)));
+    }
+    let oracle = Oracle::new(&s.case, &data);
+    let whole = reference::statistics(oracle.x.view(), s.case.axis).unwrap();
+    let (means, variances) = compare::merged(&parts, &whole);
+    good("merged mean", &s.case, compare::within(all.mean(), whole.mean(), &means))?;
+    let variance = |m: &Moments| m.variance(RunningVariance::Population);
+    let result = compare::within(&variance(&all), &variance(&whole), &variances);
+    good("merged variance", &s.case, result)?;
+    // And the whole in one read, through the same bounds.
+    compare_statistics(&s.case, &data, &moments(gpu, &s.case, &data))
+}
+
+/// dgamma and dbeta under `accumulate`: what was there, and what would have been written.
+fn accumulated(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let data = s.data();
+    let first = runner::train(gpu, &s.case, &data);
+    let mut inputs = inputs(&data);
+    inputs.insert(Slot::Saved, bits(&[first.mean, first.rest, first.inv_std].concat()));
+    let overwriting = s.whole();
+    let adding = s.with(|config| {
+        config.gradients = Gradients { accumulate: true, ..Gradients::ALL };
+    });
+    fn pair<O: Bind>(
+        gpu: &Gpu,
+        [overwriting, adding]: [&Case; 2],
+        inputs: &mut Contents,
+        seed: u16,
+    ) -> Result<(), String> {
+        let slots = [Slot::Dgamma, Slot::Dbeta];
+        slots.iter().for_each(|slot| drop(inputs.remove(slot)));
+        let alone =
+            runner::run(gpu, gpu.kernels(), runner::plan::<O>(gpu, overwriting).unwrap(), inputs);
+        let c = overwriting.geometry().channels() as usize;
+        let mut random = Random(u64::from(seed) + 1);
+        for slot in slots {
+            inputs.insert(slot, bits(&random.normals(c, 0.0, 3.0)));
+        }
+        let both = runner::run(gpu, gpu.kernels(), runner::plan::<O>(gpu, adding).unwrap(), inputs);
+        for slot in slots {
+            let Some(alone) = alone.get(&slot) else { continue };
+            let (prior, alone) = (floats(&inputs[&slot]), floats(alone));
+            let sums: Vec<f64> =
+                prior.iter().zip(&alone).map(|(a, b)| f64::from(*a) + f64::from(*b)).collect();
+            let bounds: Vec<f64> =
+                prior.iter().zip(&alone).map(|(a, b)| compare::added(*a, *b)).collect();
+            let result = compare::within(&floats(&both[&slot]), &sums, &bounds);
+            good(slot.name(), adding, result)?;
+        }
+        Ok(())
+    }
+    pair::<Backward>(gpu, [&overwriting, &adding], &mut inputs, s.seed)?;
+    pair::<FrozenBackward>(gpu, [&overwriting, &adding], &mut inputs, s.seed)
+}
+
+/// A gradient is the same to the bit whichever others are asked for.
+fn masked(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let data = s.data();
+    let whole = s.whole();
+    let of = |case: &Case| (runner::train(gpu, case, &data), runner::frozen(gpu, case, &data));
+    let ((all, frozen_all), (some, frozen_some)) = (of(&whole), of(&s.case));
+    for (all, some) in [(&all, &some), (&frozen_all, &frozen_some)] {
+        for name in ["dx", "dgamma", "dbeta"] {
+            if !some.get(name).is_empty() {
+                same(name, &s.case, &bits(some.get(name)), &bits(all.get(name)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Inference is linear: between two inputs and between two gammas, its difference is what frozen
+/// backward says.
+fn linear(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let case = s.with(|config| {
+        config.gradients = Gradients::ALL;
+        config.affine.gamma = true;
+    });
+    let g = case.geometry();
+    let mut data = Data::random(g, u64::from(s.seed), 0.5, 2.0);
+    round(&mut data, 1.0);
+    let mut other = Data::random(g, u64::from(s.seed) + 1, -0.5, 2.0);
+    round(&mut other, 1.0);
+    // The step between them is exact.
+    data.dy = data.x.iter().zip(&other.x).map(|(a, b)| b - a).collect();
+    let stepped = Data { x: other.x, ..data.clone() };
+    let (a, b) = (runner::frozen(gpu, &case, &data), runner::frozen(gpu, &case, &stepped));
+    let difference = |a: &[f32], b: &[f32]| -> Vec<f64> {
+        a.iter().zip(b).map(|(a, b)| f64::from(*b) - f64::from(*a)).collect()
+    };
+    let bounds = |data: &Data| {
+        let center = Center::Running { mean: &data.running_mean, var: &data.running_var };
+        Oracle::new(&case, data).bounds(&case, data, center)
+    };
+    let (here, there) = (bounds(&data), bounds(&stepped));
+    let both = here.y().into_iter().zip(there.y()).zip(here.dx());
+    let both: Vec<f64> = both.map(|((a, b), dx)| a + b + dx).collect();
+    good("dx", &case, compare::within(&a.dx, &difference(&a.y, &b.y), &both))?;
+    // In gamma: Σdy·(y with 2γ − y with γ) = γ·dgamma.
+    let doubled = Data { gamma: data.gamma.iter().map(|g| 2.0 * g).collect(), ..data.clone() };
+    let wide_bounds = bounds(&doubled);
+    let b = runner::frozen(gpu, &case, &doubled);
+    let steps = difference(&a.y, &b.y);
+    let c = g.channels() as usize;
+    let slopes: Vec<f64> = (0..c)
+        .map(|c| places(g, c).map(|i| f64::from(data.dy[i]) * steps[i]).sum::<f64>())
+        .collect();
+    let actual: Vec<f64> =
+        a.dgamma.iter().zip(&data.gamma).map(|(d, g)| f64::from(*d) * f64::from(*g)).collect();
+    let sums = wide_bounds.y_slope().into_iter().zip(here.dgamma());
+    let allowed: Vec<f64> =
+        sums.zip(&data.gamma).map(|((y, d), g)| y + d * f64::from(*g).abs()).collect();
+    good("dgamma", &case, compare::within(&actual, &slopes, &allowed))
+}
+
+/// Every gradient of both backwards is the slope of the oracle's forward, by finite differences.
+fn slopes(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (case, data) = (s.whole(), s.data());
+    let oracle = Oracle::new(&case, &data);
+    let g = case.geometry();
+    let mut random = Random(u64::from(s.seed));
+    let affine = case.config.affine;
+    let trained = runner::train(gpu, &case, &data);
+    let frozen = runner::frozen(gpu, &case, &data);
+    let center = Center::Running { mean: &data.running_mean, var: &data.running_var };
+    let batch = oracle.bounds(&case, &data, Center::Batch);
+    let running = oracle.bounds(&case, &data, center);
+    for (name, results, b) in [("train", &trained, &batch), ("frozen", &frozen, &running)] {
+        let (dx_bounds, dgamma_bounds, dbeta_bounds) = (b.dx(), b.dgamma(), b.dbeta());
+        let channel = random.bits() as usize % g.channels() as usize;
+        let at: Vec<usize> = places(g, channel).collect();
+        let (n, gamma) = (at.len(), if affine.gamma { oracle.gamma[channel] } else { 1.0 });
+        let x: Vec<f64> = at.iter().map(|&i| f64::from(data.x[i])).collect();
+        let dy: Vec<f64> = at.iter().map(|&i| f64::from(data.dy[i])).collect();
+        let one = |v: &[f32]| vec![f64::from(v[channel])].into();
+        let state =
+            Running { mean: one(&data.running_mean), var: one(&data.running_var), batches: 0 };
+        // The channel alone: its loss for given values, gamma and beta.
+        let forward = |x: &[f64], gamma: f64, beta: f64| -> (Vec<f64>, f64, f64) {
+            let x = ArrayD::from_shape_vec(vec![n, 1], x.to_vec()).unwrap();
+            let (gamma, beta) = ([gamma], [beta]);
+            let input = Input {
+                x: x.view(),
+                axis: ChannelAxis::Last,
+                gamma: Some(ArrayView1::from(&gamma)),
+                beta: Some(ArrayView1::from(&beta)),
+            };
+            if name == "train" {
+                let f = reference::train(&input, &state, &case.config).unwrap();
+                (f.y.iter().copied().collect(), f.mean[0], f.inv_std[0])
+            } else {
+                let y = reference::infer(&input, &state, &case.config).unwrap();
+                let inv_std = 1.0 / (state.var[0] + case.config.epsilon).sqrt();
+                (y.iter().copied().collect(), state.mean[0], inv_std)
+            }
+        };
+        let loss = |x: &[f64], gamma: f64, beta: f64| -> f64 {
+            forward(x, gamma, beta).0.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
+        };
+        let (_, mean, inv_std) = forward(&x, gamma, 0.0);
+        let size = |x: f64| (x - mean).abs() * inv_std;
+        let unit: f64 = x.iter().zip(&dy).map(|(x, dy)| dy.abs() * (size(*x) + 0.25)).sum();
+        let largest = x.iter().fold(mean.abs(), |m, x| m.max(x.abs()));
+        let (n, offset) = (n as f64, largest * inv_std);
+        let near = |what: &str, actual: f32, slope: f64, bound: f64| {
+            let result = compare::within(&[actual], &[slope], &[bound]);
+            good(&format!("{name} {what} = {actual:e}, slope {slope:e}"), &case, result)
+        };
+        for _ in 0..3 {
+            let j = random.bits() as usize % x.len();
+            let difference = |h: f64| {
+                let (mut up, mut down) = (x.clone(), x.clone());
+                (up[j], down[j]) = (x[j] + h, x[j] - h);
+                (loss(&up, gamma, 0.0) - loss(&down, gamma, 0.0)) / (up[j] - down[j])
+            };
+            let h = slope::STEP / (4.0 * inv_std);
+            // The spacing of f64 around a large offset hides a step that is small against it.
+            if x[j] + h / 2.0 == x[j] {
+                continue;
+            }
+            let slope = (4.0 * difference(h / 2.0) - difference(h)) / 3.0;
+            let allowed = slope::of_x(1.3 * gamma.abs() * unit, inv_std, n, offset);
+            near("dx", results.dx[at[j]], slope, allowed + dx_bounds[at[j]])?;
+        }
+        let start = loss(&x, gamma, 0.0);
+        let allowed = slope::of_parameter((gamma.abs() + 1.0) * unit, n, offset);
+        if affine.gamma {
+            let slope = loss(&x, gamma + 1.0, 0.0) - start;
+            near("dgamma", results.dgamma[channel], slope, allowed + dgamma_bounds[channel])?;
+        }
+        if affine.beta {
+            let total: f64 = dy.iter().map(|dy| dy.abs()).sum();
+            let allowed = allowed + slope::of_parameter(total, n, offset);
+            let slope = loss(&x, gamma, 1.0) - start;
+            near("dbeta", results.dbeta[channel], slope, allowed + dbeta_bounds[channel])?;
+        }
+    }
+    Ok(())
+}
+
+/// The host form is the embedding form on memory of its own.
+fn host(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let case = Case { tuning: None, ..s.with(|config| config.memory = Memory::Separate) };
+    let (data, config) = (s.data(), &case.config);
+    let tensor = |v: &[f32]| ArrayD::from_shape_vec(case.shape.clone(), v.to_vec()).unwrap();
+    // Views with a reversed axis, whose logical order is the data's.
+    let reversed = |v: &[f32]| {
+        let mut array = tensor(v);
+        array.invert_axis(Axis(0));
+        let mut array = array.as_standard_layout().into_owned();
+        array.invert_axis(Axis(0));
+        array
+    };
+    let (x, dy) = (reversed(&data.x), reversed(&data.dy));
+    let affine = config.affine;
+    let parameters = Parameters {
+        gamma: affine.gamma.then(|| ArrayView1::from(&data.gamma)),
+        beta: affine.beta.then(|| ArrayView1::from(&data.beta)),
+    };
+    let before = RunningStatistics {
+        mean: data.running_mean.clone().into(),
+        var: data.running_var.clone().into(),
+        batches: data.batches,
+    };
+    let mut running = before.clone();
+    let axis = case.axis;
+    let text = |error: wgpu_batchnorm::HostError| error.to_string();
+    let out = gpu
+        .forward_train_blocking(x.view(), axis, parameters, &mut running, config)
+        .map_err(text)?;
+    // The host form's dbeta needs no beta.
+    let case = s.with(|config| config.memory = Memory::Separate);
+    let case = Case { tuning: None, ..case };
+    let forward = runner::train(gpu, &case, &data);
+    let flat = |a: &ArrayD<f32>| a.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+    same("y", &case, &flat(&out.y), &bits(&forward.y))?;
+    same("mean", &case, &bits(&out.saved.mean.to_vec()), &bits(&forward.mean))?;
+    same("inv_std", &case, &bits(&out.saved.inv_std.to_vec()), &bits(&forward.inv_std))?;
+    let moved = config.update != Update::None;
+    let batches = data.batches + u32::from(moved);
+    if running.batches != batches {
+        return Err(format!("{} batches for {batches}: {case}", running.batches));
+    }
+    let expected = if moved { &forward.running_mean } else { &data.running_mean };
+    same("running_mean", &case, &bits(&running.mean.to_vec()), &bits(expected))?;
+    let expected = if moved { &forward.running_var } else { &data.running_var };
+    same("running_var", &case, &bits(&running.var.to_vec()), &bits(expected))?;
+    let y =
+        gpu.forward_infer_blocking(x.view(), axis, parameters, &before, config).map_err(text)?;
+    let frozen = runner::frozen(gpu, &case, &data);
+    same("inference", &case, &flat(&y), &bits(&frozen.y))?;
+    let back = [
+        gpu.backward_blocking(x.view(), dy.view(), axis, parameters.gamma, &out.saved, config),
+        gpu.frozen_backward_blocking(x.view(), dy.view(), axis, parameters.gamma, &before, config),
+    ];
+    for (back, expected) in back.into_iter().zip([&forward, &frozen]) {
+        let back = back.map_err(text)?;
+        let dx = back.dx.map_or(Vec::new(), |dx| flat(&dx));
+        same("dx", &case, &dx, &bits(&expected.dx))?;
+        let dgamma = back.dgamma.map_or(Vec::new(), |d| bits(&d.to_vec()));
+        same("dgamma", &case, &dgamma, &bits(&expected.dgamma))?;
+        if affine.beta {
+            let dbeta = back.dbeta.map_or(Vec::new(), |d| bits(&d.to_vec()));
+            same("dbeta", &case, &dbeta, &bits(&expected.dbeta))?;
+        }
+    }
+    Ok(())
+}
+
+/// A rate is one minus a decay; cumulative is a rate of one over the count.
+fn conventions(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let data = s.data();
+    let of = |update| {
+        let case = s.with(|config| {
+            config.update = update;
+            config.gradients = Gradients::ALL;
+        });
+        (runner::train(gpu, &case, &data), check::expected_training(&case, &data))
+    };
+    let agree = |a: Update, b: Update| {
+        let ((a, expected), (b, _)) = (of(a), of(b));
+        check::agree(&s.case, &a, &b, expected)
+    };
+    for rate in [0.0, 0.25, 1.0] {
+        agree(Update::Rate(rate), Update::Decay(1.0 - rate))?;
+    }
+    agree(Update::Cumulative, Update::Rate(1.0 / f64::from(data.batches + 1)))
+}
+
+/// A hundred runs of every operation give the same bits, alone and while the processor and the
+/// device are busy with other work.
+#[test]
+fn a_hundred_runs_under_load() {
+    let Some(gpu) = gpu() else { return };
+    let cases = [
+        Case::new(&[4, 3, 33, 31], ChannelAxis::First, Config::pytorch()),
+        Case::new(&[500, 36], ChannelAxis::Last, Config::pytorch()),
+        Case::new(&[2, 2, 64, 64], ChannelAxis::First, Config::pytorch()),
+    ];
+    let first: Vec<(Data, Vec<u32>)> = cases
+        .iter()
+        .map(|case| {
+            let data = Data::random(case.geometry(), 61, 1.0, 1.0);
+            let bits = all_bits(gpu, case, &data);
+            (data, bits)
+        })
+        .collect();
+    let stop = AtomicBool::new(false);
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let work = || {
+        for run in 0..50 {
+            for (case, (data, first)) in cases.iter().zip(&first) {
+                assert!(all_bits(gpu, case, data) == *first, "run {run} differs: {case}");
+            }
+        }
+    };
+    work();
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let running = || !stop.load(Ordering::Relaxed);
+        scope.spawn(move || {
+            while running() {
+                std::hint::black_box((0..10_000u64).sum::<u64>());
+            }
+        });
+        scope.spawn(move || {
+            let case = Case::new(&[16, 8, 32, 32], ChannelAxis::First, Config::keras());
+            let data = Data::random(case.geometry(), 62, 0.0, 1.0);
+            while running() {
+                std::hint::black_box(runner::train(gpu, &case, &data));
+            }
+        });
+        work();
+    });
+}
