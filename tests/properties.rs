@@ -30,23 +30,23 @@ type Property = fn(&Gpu, &Setup) -> Result<(), String>;
 
 /// Every property: its name, how many cases are tried, what must hold.
 const PROPERTIES: [(&str, u32, Property); 17] = [
-    ("oracle", 192, oracle),
+    ("oracle", 128, oracle),
     ("alone", 64, alone),
-    ("split", 64, split),
+    ("split", 48, split),
     ("folded", 48, folded),
-    ("checked", 24, checked),
-    ("memory", 64, memory),
-    ("centered", 192, centered),
-    ("shifted", 96, shifted),
-    ("scaled", 96, scaled),
-    ("transposed", 96, transposed),
-    ("merged", 192, merged),
-    ("accumulated", 64, accumulated),
+    ("checked", 16, checked),
+    ("memory", 48, memory),
+    ("centered", 128, centered),
+    ("shifted", 64, shifted),
+    ("scaled", 64, scaled),
+    ("transposed", 64, transposed),
+    ("merged", 128, merged),
+    ("accumulated", 48, accumulated),
     ("masked", 64, masked),
-    ("linear", 96, linear),
-    ("slopes", 128, slopes),
-    ("host", 96, host),
-    ("conventions", 48, conventions),
+    ("linear", 64, linear),
+    ("slopes", 96, slopes),
+    ("host", 64, host),
+    ("conventions", 32, conventions),
 ];
 
 /// Lines that once failed, or that a change of code should not fail.
@@ -270,7 +270,11 @@ fn configs() -> impl Strategy<Value = Config> {
         Just(Update::Cumulative),
         Just(Update::None),
     ];
-    let memory = select(vec![Memory::Separate, Memory::InPlace, Memory::Arena]);
+    let memory = prop_oneof![
+        3 => Just(Memory::Separate),
+        1 => Just(Memory::InPlace),
+        1 => Just(Memory::Arena),
+    ];
     (0..8i32, update, any::<[bool; 7]>(), memory).prop_map(|(epsilon, update, bits, memory)| {
         let [gamma, beta, unbiased, keep, x, dgamma, dbeta] = bits;
         Config {
@@ -293,7 +297,7 @@ fn configs() -> impl Strategy<Value = Config> {
 /// Tunings under which small tensors take every path.
 fn tunings() -> impl Strategy<Value = Tuning> {
     (
-        select(vec![8u32, 4, 16, 64, 128]),
+        prop_oneof![3 => Just(8u32), 1 => select(vec![4u32, 16, 64])],
         select(vec![1u32, 6, 40, 256]),
         select(vec![1u32, 4, 64]),
         select(vec![1u32, 4, 64]),
@@ -333,17 +337,16 @@ fn setups() -> impl Strategy<Value = Setup> {
     )
 }
 
-/// Tries a property on random cases, the same ones every time unless `PROPTEST_RNG_SEED` says
-/// otherwise.
+/// Tries a property on random cases: the same ones every time, and for all properties, whose
+/// pipelines are then compiled once. `PROPTEST_RNG_SEED` gives others.
 fn hold(name: &str) {
     let Some(gpu) = gpu() else { return };
-    let index = PROPERTIES.iter().position(|(n, ..)| *n == name).unwrap();
-    let (_, cases, property) = PROPERTIES[index];
+    let &(_, cases, property) = PROPERTIES.iter().find(|(n, ..)| *n == name).unwrap();
     let mut runner = TestRunner::new(contextualize_config(ProptestConfig {
         cases,
         failure_persistence: None,
         max_shrink_iters: 2_000,
-        rng_seed: RngSeed::Fixed(index as u64),
+        rng_seed: RngSeed::Fixed(1),
         ..ProptestConfig::default()
     }));
     let result = runner.run(&setups(), |setup| property(gpu, &setup).map_err(TestCaseError::fail));
