@@ -428,8 +428,9 @@ pub enum BindError {
         /// The other slot.
         b: Slot,
     },
-    /// The device refused the bind group: a buffer of another device of the same instance, or a
-    /// device that is lost. (wgpu cannot tell a buffer of another instance, and may panic on it.)
+    /// The device refused the bind group: a buffer of another device of the same instance. (wgpu
+    /// cannot tell a buffer of another instance, and may panic on it. It tells of a lost device
+    /// through the device's own callback, and not here.)
     Device {
         /// What wgpu says.
         message: String,

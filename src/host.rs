@@ -13,7 +13,7 @@ use crate::bind::{Bind, BindError, SlotBuffers};
 use crate::caps::Caps;
 use crate::config::{Affine, Config, ConfigError, Gradients, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
-use crate::kernels::{Kernels, PrepareError, Scopes};
+use crate::kernels::{Kernels, PrepareError, Scopes, unmapped};
 use crate::moments::{Moments, MomentsError};
 use crate::plan::{Backward, FrozenBackward, Infer, Plan, PlanError, Slot, Statistics, Train};
 
@@ -114,6 +114,11 @@ pub(crate) enum Source<'a> {
     Floats(&'a [f32]),
     Count(u32),
     Buffer(&'a wgpu::Buffer),
+    /// The content of one buffer, copied into another that the operation then uses.
+    Copied {
+        from: &'a wgpu::Buffer,
+        to: &'a wgpu::Buffer,
+    },
 }
 
 impl Gpu {
@@ -428,6 +433,11 @@ impl Gpu {
         let bound = prepared.bind(&O::Buffers::from_slots(&|slot| find(slot).into()))?;
         let mut encoder =
             self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for (slot, source) in inputs {
+            if let (Some(_), Source::Copied { from, to }) = (find(*slot), source) {
+                encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
+            }
+        }
         bound.encode_into(&mut encoder);
         let pieces: Vec<(Option<&wgpu::Buffer>, u64)> =
             outputs.iter().map(|&slot| find(slot)).zip(sizes).collect();
@@ -441,7 +451,9 @@ impl Gpu {
         source: Option<&Source<'_>>,
     ) -> Result<wgpu::Buffer, HostError> {
         match source {
-            Some(Source::Buffer(buffer)) => Ok((*buffer).clone()),
+            Some(Source::Buffer(buffer) | Source::Copied { to: buffer, .. }) => {
+                Ok((*buffer).clone())
+            }
             Some(Source::Floats(values)) => self.memory(slot, size, values),
             Some(Source::Count(count)) => self.memory(slot, size, &[f32::from_bits(*count)]),
             None => self.memory(slot, size, &[]),
@@ -471,7 +483,7 @@ impl Gpu {
         if !bytes.is_empty() {
             let mut view = buffer
                 .get_mapped_range_mut(..bytes.len() as u64)
-                .map_err(|error| HostError::Device { message: error.to_string() })?;
+                .map_err(|error| HostError::Device { message: unmapped(error) })?;
             view.copy_from_slice(bytes);
             drop(view);
             buffer.unmap();
@@ -851,7 +863,7 @@ impl fmt::Display for HostError {
                 write!(f, "running_var of channel {channel} is {value}; it must be finite and >= 0")
             }
             Self::NoForward => f.write_str("backward needs a training forward before it"),
-            Self::Device { message } => write!(f, "the device failed: {message}"),
+            Self::Device { message } => write!(f, "the device failed or is lost: {message}"),
             Self::ReadBack { message } => write!(f, "results did not come back: {message}"),
         }
     }

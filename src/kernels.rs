@@ -115,7 +115,7 @@ impl Kernels {
             return Err(PrepareError::Device { message });
         }
         let (uniforms, stride) =
-            uniforms.map_err(|error| PrepareError::Device { message: error.to_string() })?;
+            uniforms.map_err(|error| PrepareError::Device { message: unmapped(error) })?;
         let stages = plan
             .stages()
             .iter()
@@ -339,6 +339,12 @@ impl Scopes {
         let memory = now(self.memory.pop());
         now(self.validation.pop()).or(memory).or(internal)
     }
+}
+
+/// What it means that memory which was just made cannot be mapped: no error scope hears of a device
+/// that is lost.
+pub(crate) fn unmapped(error: impl fmt::Display) -> String {
+    format!("it gave no memory, as if it were lost ({error})")
 }
 
 /// Why a plan cannot be prepared on a device.

@@ -118,7 +118,7 @@ impl BatchNorm {
     /// Training forward. Moves the running statistics, and keeps `x` for [`backward`](Self::backward).
     ///
     /// # Errors
-    /// [`HostError`]; the layer is then as it was before, unless the device failed.
+    /// [`HostError`]; the layer is then as it was before.
     pub async fn forward_train(
         &mut self,
         x: ArrayViewD<'_, f32>,
@@ -128,13 +128,33 @@ impl BatchNorm {
         let input =
             self.gpu.memory(Slot::X, plan.slot_size(Slot::X), values(&standard(x.view())))?;
         let saved = self.gpu.memory(Slot::Saved, plan.slot_size(Slot::Saved), &[])?;
+        // The running statistics move in copies, which replace them once the results are here: a
+        // device that fails, or a caller who stops waiting, leaves the old ones.
+        let moving: &[Slot] = match self.config.update {
+            _ if geometry.is_empty() => &[],
+            Update::None => &[],
+            Update::Cumulative => &[Slot::RunningMean, Slot::RunningVar, Slot::Batches],
+            Update::Rate(_) | Update::Decay(_) => &[Slot::RunningMean, Slot::RunningVar],
+        };
+        let mut moved = Vec::with_capacity(moving.len());
+        for &slot in moving {
+            let size = self.memory.running(slot).size();
+            moved.push((slot, self.gpu.memory(slot, size, &[])?));
+        }
         let mut inputs = self.inputs();
+        for (slot, to) in &moved {
+            inputs.retain(|(other, _)| other != slot);
+            inputs.push((*slot, Source::Copied { from: self.memory.running(*slot), to }));
+        }
         inputs.push((Slot::X, Source::Buffer(&input)));
         inputs.push((Slot::Saved, Source::Buffer(&saved)));
         let mut outputs = self.gpu.run(plan, &inputs, &[Slot::Y]).await?;
         let y = shaped(x.shape(), outputs.pop().unwrap_or_default())?;
-        if self.config.update != Update::None && !geometry.is_empty() {
+        if !moved.is_empty() {
             self.batches = self.batches.wrapping_add(1);
+        }
+        for (slot, buffer) in moved {
+            *self.memory.running_mut(slot) = buffer;
         }
         self.last = Some(LastForward { shape: x.shape().to_vec(), x: input, saved });
         Ok(y)
@@ -302,6 +322,23 @@ impl Memories {
             running_var: make(Slot::RunningVar, &state.running_var)?,
             batches: gpu.memory(Slot::Batches, 4, &[f32::from_bits(state.batches)])?,
         })
+    }
+
+    /// What an update moves.
+    fn running(&self, slot: Slot) -> &wgpu::Buffer {
+        match slot {
+            Slot::RunningMean => &self.running_mean,
+            Slot::RunningVar => &self.running_var,
+            _ => &self.batches,
+        }
+    }
+
+    fn running_mut(&mut self, slot: Slot) -> &mut wgpu::Buffer {
+        match slot {
+            Slot::RunningMean => &mut self.running_mean,
+            Slot::RunningVar => &mut self.running_var,
+            _ => &mut self.batches,
+        }
     }
 }
 
