@@ -3,6 +3,7 @@
 mod common;
 mod embedding;
 mod exact;
+mod faults;
 mod fold;
 mod golden;
 mod host;
