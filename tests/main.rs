@@ -1,6 +1,7 @@
 //! One test program, so that wgpu is linked once.
 
 mod common;
+mod concurrency;
 mod embedding;
 mod exact;
 mod faults;
@@ -15,3 +16,6 @@ mod properties;
 mod reference;
 mod shaders;
 mod sweep;
+
+#[global_allocator]
+static ALLOCATOR: common::allocations::Counting = common::allocations::Counting;

@@ -1,6 +1,7 @@
 //! What all tests share: a device, a runner that surrounds every slot with canaries, data, golden
 //! files and comparison.
 
+pub mod allocations;
 pub mod check;
 pub mod compare;
 pub mod data;
