@@ -269,8 +269,15 @@ fn a_wait_given_up_leaves_a_layer_as_it_was() {
             let state = state.expect("a state that is read back");
             assert_eq!(state, patient.state_blocking().unwrap(), "{update:?}");
         }
-        assert!(given_up > 0, "the device is faster than the wait");
+        // GL's software adapter works while it is given the work.
+        println!("{given_up} of 5 waits given up under {update:?}");
+        assert!(given_up > 0 || is_synchronous(&gpu), "the device is faster than the wait");
     }
+}
+
+/// Whether the device works while it is given the work, so that no wait is long.
+fn is_synchronous(gpu: &Gpu) -> bool {
+    gpu.device().adapter_info().backend == wgpu::Backend::Gl
 }
 
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
@@ -290,7 +297,10 @@ fn a_call_that_is_dropped_leaves_everything_as_it_was() {
         let mut running = RunningStatistics::new(C);
         let none = Parameters::default();
         let call = gpu.forward_train(x.view(), case.axis, none, &mut running, &config);
-        assert!(poll_once(call).is_none(), "the device is faster than a poll");
+        if poll_once(call).is_some() {
+            assert!(is_synchronous(&gpu), "the device is faster than a poll");
+            return;
+        }
         assert_eq!(running, RunningStatistics::new(C));
         let mut layer = BatchNorm::new(&gpu, C, config).unwrap();
         assert!(poll_once(layer.forward_train(x.view())).is_none());
