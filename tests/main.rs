@@ -1,5 +1,6 @@
 //! One test program, so that wgpu is linked once.
 
+mod backends;
 mod common;
 mod concurrency;
 mod embedding;

@@ -5,67 +5,13 @@ use std::mem::{offset_of, size_of};
 
 use naga::front::wgsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use wgpu_batchnorm::{
-    Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Geometry, Gradients, Infer,
-    Memory, NonFinite, Operation, Params, Plan, Stage, Statistics, Train, Update, Variant, shader,
-};
+use wgpu_batchnorm::{Params, shader};
 
-/// Every variant that a wide sample of geometries and configs plans.
-fn variants() -> Vec<Variant> {
-    fn stages<O: Operation>(
-        all: &mut Vec<Stage>,
-        geometry: Geometry,
-        config: &Config,
-        class: Class,
-    ) {
-        let caps = Caps { class, ..Caps::webgpu_default() };
-        all.extend_from_slice(Plan::<O>::new(geometry, config, &caps).unwrap().stages());
-    }
-    let shapes: [&[usize]; 8] = [
-        &[0, 3],
-        &[2, 3, 64, 64],
-        &[2, 3, 63, 63],
-        &[64, 64, 64, 64],
-        &[4, 128, 4],
-        &[5, 7, 33],
-        &[70_000, 4],
-        &[70_001, 5],
-    ];
-    let mut all = Vec::new();
-    for shape in shapes {
-        for axis in [ChannelAxis::First, ChannelAxis::Last] {
-            let geometry = Geometry::new(shape, axis).unwrap();
-            for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
-                for bits in 0..8 {
-                    let gradients = Gradients {
-                        x: bits & 1 > 0,
-                        gamma: bits & 2 > 0,
-                        beta: bits & 4 > 0,
-                        accumulate: bits == 7,
-                    };
-                    let update = [Update::Rate(0.1), Update::Cumulative, Update::None][bits % 3];
-                    let affine = Affine { gamma: bits % 4 != 1, beta: bits % 4 != 2 };
-                    let non_finite = [NonFinite::Propagate, NonFinite::Keep][bits % 2];
-                    let config =
-                        Config { memory, gradients, update, affine, non_finite, ..Config::keras() };
-                    for class in [Class::Software, Class::Hardware] {
-                        stages::<Train>(&mut all, geometry, &config, class);
-                        stages::<Infer>(&mut all, geometry, &config, class);
-                        stages::<Backward>(&mut all, geometry, &config, class);
-                        stages::<FrozenBackward>(&mut all, geometry, &config, class);
-                        stages::<Statistics>(&mut all, geometry, &config, class);
-                    }
-                }
-            }
-        }
-    }
-    let unique: std::collections::HashSet<Variant> = all.iter().map(|s| s.variant).collect();
-    unique.into_iter().collect()
-}
+use crate::common::variants;
 
 #[test]
 fn bindings_are_what_naga_finds() {
-    let variants = variants();
+    let variants = variants::all();
     let kernels: BTreeSet<&str> = variants.iter().map(|v| v.kernel.name()).collect();
     assert_eq!(kernels.len(), 17, "a kernel is never planned: {kernels:?}");
     for variant in &variants {
@@ -138,7 +84,7 @@ fn params_twins_agree() {
         zero,
         padding,
     ];
-    let module = wgsl::parse_str(&shader::source(&variants()[0])).unwrap();
+    let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();
     let (_, params) =
         module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).unwrap();
     let naga::TypeInner::Struct { members, span } = &params.inner else { panic!("no struct") };

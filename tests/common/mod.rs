@@ -7,6 +7,7 @@ pub mod compare;
 pub mod data;
 pub mod golden;
 pub mod runner;
+pub mod variants;
 
 use std::sync::OnceLock;
 

@@ -1,0 +1,106 @@
+//! Every variant that planning can produce, by planning: all options on shapes that take every
+//! path, on a GPU and on a software adapter. Only the number of lanes that merge a channel's
+//! partials takes more values than appear here.
+
+use std::collections::HashSet;
+
+use wgpu_batchnorm::{
+    Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Geometry, Gradients, Infer,
+    Memory, NonFinite, Operation, Plan, SingleValue, Statistics, Train, Update, Variant,
+};
+
+const MEMORY: [Memory; 3] = [Memory::Separate, Memory::InPlace, Memory::Arena];
+
+/// An empty batch, rows and columns, with and without vectors, fused and not.
+const SHAPES: [&[usize]; 12] = [
+    &[0, 3],
+    &[5, 7],
+    &[2, 3, 64, 64],
+    &[1, 3, 128, 128],
+    &[2, 3, 63, 63],
+    &[64, 64, 64, 64],
+    &[4, 128, 4],
+    &[5, 7, 33],
+    &[1, 3, 300],
+    &[70_000, 4],
+    &[70_001, 5],
+    &[64, 70],
+];
+
+/// In the order in which they are first planned.
+pub fn all() -> Vec<Variant> {
+    let mut all = Variants::default();
+    for shape in SHAPES {
+        for axis in [ChannelAxis::First, ChannelAxis::Last] {
+            let geometry = Geometry::new(shape, axis).unwrap();
+            for class in [Class::Software, Class::Hardware] {
+                for config in forward_configs() {
+                    all.add::<Train>(geometry, &config, class);
+                }
+                for config in backward_configs() {
+                    all.add::<Infer>(geometry, &config, class);
+                    all.add::<Backward>(geometry, &config, class);
+                    all.add::<FrozenBackward>(geometry, &config, class);
+                    all.add::<Statistics>(geometry, &config, class);
+                }
+            }
+        }
+    }
+    all.found
+}
+
+#[derive(Default)]
+struct Variants {
+    known: HashSet<Variant>,
+    found: Vec<Variant>,
+}
+
+impl Variants {
+    fn add<O: Operation>(&mut self, geometry: Geometry, config: &Config, class: Class) {
+        let caps = Caps { class, ..Caps::webgpu_default() };
+        for stage in Plan::<O>::new(geometry, config, &caps).unwrap().stages() {
+            if self.known.insert(stage.variant) {
+                self.found.push(stage.variant);
+            }
+        }
+    }
+}
+
+fn base(memory: Memory, affine: u32) -> Config {
+    let affine = Affine { gamma: affine & 1 > 0, beta: affine & 2 > 0 };
+    Config { memory, affine, single_value: SingleValue::Allow, ..Config::keras() }
+}
+
+/// Every option that a training forward looks at.
+fn forward_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    for memory in MEMORY {
+        for affine in 0..4 {
+            for update in [Update::Rate(0.1), Update::Cumulative, Update::None] {
+                for non_finite in [NonFinite::Propagate, NonFinite::Keep] {
+                    configs.push(Config { update, non_finite, ..base(memory, affine) });
+                }
+            }
+        }
+    }
+    configs
+}
+
+/// Every option that the other operations look at.
+fn backward_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    for memory in MEMORY {
+        for affine in 0..4 {
+            for bits in 0..16 {
+                let gradients = Gradients {
+                    x: bits & 1 > 0,
+                    gamma: bits & 2 > 0,
+                    beta: bits & 4 > 0,
+                    accumulate: bits & 8 > 0,
+                };
+                configs.push(Config { gradients, ..base(memory, affine) });
+            }
+        }
+    }
+    configs
+}
