@@ -8,6 +8,28 @@ require_cargo() {
     exit 1
 }
 
+# Installs Debian packages, or says why not. $@: their names.
+install_packages() {
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "This script can install packages on Debian and Ubuntu only; needed here: $*" >&2
+        return 1
+    fi
+    local root=""
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! sudo -n true 2>/dev/null; then
+            echo "As root, run: apt-get install -y $*" >&2
+            return 1
+        fi
+        root="sudo -n"
+    fi
+    if ! { $root apt-get update -qq &&
+        $root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }; then
+        echo "apt-get could not install $*; its messages stand above." >&2
+        return 1
+    fi
+}
+
 # Asks wgpu itself. $1: the cargo profile's arguments, so that nothing is built twice.
 has_adapter() {
     # shellcheck disable=SC2086
@@ -22,33 +44,11 @@ ensure_adapter() {
         return
     fi
     local packages="mesa-vulkan-drivers libvulkan1"
-    case "$(uname -s)" in
-        Linux) ;;
-        *)
-            has_adapter "$1" || true
-            echo "No adapter was found, and this script can install one on Debian and Ubuntu only." >&2
-            exit 1
-            ;;
-    esac
-    if ! command -v apt-get >/dev/null 2>&1; then
-        has_adapter "$1" || true
-        echo "No adapter was found. Install your distribution's Mesa Vulkan drivers and loader." >&2
-        exit 1
-    fi
-    local root=""
-    if [ "$(id -u)" -ne 0 ]; then
-        if sudo -n true 2>/dev/null; then
-            root="sudo -n"
-        else
-            echo "No adapter was found. As root, run: apt-get install -y $packages" >&2
-            exit 1
-        fi
-    fi
-    echo "== None found: installing Mesa's software adapter ($packages)"
+    echo "== None found: installing Mesa's software adapter"
     # shellcheck disable=SC2086
-    if ! { $root apt-get update -qq &&
-        DEBIAN_FRONTEND=noninteractive $root apt-get install -y -qq --no-install-recommends $packages >/dev/null; }; then
-        echo "apt-get could not install $packages; its messages stand above." >&2
+    if ! install_packages $packages; then
+        has_adapter "$1" || true
+        echo "No adapter was found, and none could be installed." >&2
         exit 1
     fi
     if ! has_adapter "$1"; then
