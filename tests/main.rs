@@ -17,6 +17,7 @@ mod properties;
 mod reference;
 mod shaders;
 mod sweep;
+mod webgpu;
 
 #[global_allocator]
 static ALLOCATOR: common::allocations::Counting = common::allocations::Counting;

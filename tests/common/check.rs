@@ -61,12 +61,7 @@ pub fn expected_training(case: &Case, data: &Data) -> Vec<Expected> {
     let b = oracle.bounds(case, data, Center::Batch);
     let n = case.geometry().values_per_channel();
     let factor = case.config.running_variance.factor(n);
-    let rate = match case.config.update {
-        Update::Rate(rate) => rate,
-        Update::Decay(decay) => 1.0 - decay,
-        Update::Cumulative => 1.0 / f64::from(data.batches + 1),
-        Update::None => 0.0,
-    };
+    let rate = rate(case, data);
     let mut all = vec![
         Expected { name: "y", values: flat(&f.y), bounds: b.y() },
         Expected { name: "mean", values: f.mean.to_vec(), bounds: b.mean() },
@@ -80,6 +75,16 @@ pub fn expected_training(case: &Case, data: &Data) -> Vec<Expected> {
     }
     all.extend(gradients(case, g, &b));
     all
+}
+
+/// The weight of the batch in the running update.
+pub fn rate(case: &Case, data: &Data) -> f64 {
+    match case.config.update {
+        Update::Rate(rate) => rate,
+        Update::Decay(decay) => 1.0 - decay,
+        Update::Cumulative => 1.0 / f64::from(data.batches + 1),
+        Update::None => 0.0,
+    }
 }
 
 /// Every result of an inference and a frozen backward that the case asks for.
@@ -177,7 +182,7 @@ impl Oracle {
     }
 }
 
-fn flat(array: &ArrayD<f64>) -> Vec<f64> {
+pub fn flat(array: &ArrayD<f64>) -> Vec<f64> {
     array.iter().copied().collect()
 }
 

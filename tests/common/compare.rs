@@ -98,6 +98,15 @@ pub fn exactly(actual: &[f32], expected: &[f32]) -> Comparison {
     within(actual, &expected, &vec![0.0; expected.len()])
 }
 
+/// Values that were added to others, whose sum is `sums`, with one f32 rounding.
+pub fn accumulated(bounds: &[f64], sums: &[f64]) -> Vec<f64> {
+    bounds
+        .iter()
+        .zip(sums)
+        .map(|(bound, sum)| bound + 2f64.powi(-24) * (sum.abs() + bound))
+        .collect()
+}
+
 /// A folded layer's output `Σx·w + b` in f64, whose weights and bias were each rounded to f32 once:
 /// each term is off by at most u of itself, and `magnitude` is their sum without signs. The f64
 /// arithmetic on both sides adds far less than the slack.

@@ -150,17 +150,16 @@ pub fn run<O: Bind>(gpu: &Gpu, kernels: &Kernels, plan: Plan<O>, inputs: &Conten
     memory.read(gpu, encoder)
 }
 
-/// A plan's slots in memory.
-pub struct Arranged {
-    buffers: Vec<wgpu::Buffer>,
-    /// What each buffer started with.
-    start: Vec<Vec<u32>>,
+/// Where a plan's slots lie, and what all memory starts with.
+pub struct Arrangement {
+    /// What each buffer starts with.
+    pub start: Vec<Vec<u32>>,
     /// Buffer, word offset and word count of each slot.
-    places: HashMap<Slot, (usize, usize, usize)>,
+    pub places: HashMap<Slot, (usize, usize, usize)>,
 }
 
-impl Arranged {
-    pub fn new<O: Operation>(gpu: &Gpu, plan: &Plan<O>, inputs: &Contents) -> Self {
+impl Arrangement {
+    pub fn new<O: Operation>(plan: &Plan<O>, inputs: &Contents) -> Self {
         let arena = plan.config().memory == Memory::Arena;
         let mut start: Vec<Vec<u32>> = Vec::new();
         let mut places = HashMap::new();
@@ -181,13 +180,26 @@ impl Arranged {
             words.resize(end, CANARY);
             places.insert(slot, (start.len() - 1, begin, count));
         }
-        let buffers = start.iter().map(|words| upload(gpu, words)).collect();
-        Self { buffers, start, places }
+        Self { start, places }
+    }
+}
+
+/// A plan's slots in memory.
+pub struct Arranged {
+    buffers: Vec<wgpu::Buffer>,
+    arrangement: Arrangement,
+}
+
+impl Arranged {
+    pub fn new<O: Operation>(gpu: &Gpu, plan: &Plan<O>, inputs: &Contents) -> Self {
+        let arrangement = Arrangement::new(plan, inputs);
+        let buffers = arrangement.start.iter().map(|words| upload(gpu, words)).collect();
+        Self { buffers, arrangement }
     }
 
     pub fn buffers<O: Bind>(&self) -> O::Buffers<'_> {
         O::Buffers::from_slots(&|slot| {
-            let piece = self.places.get(&slot).map(|&(buffer, begin, count)| {
+            let piece = self.arrangement.places.get(&slot).map(|&(buffer, begin, count)| {
                 let begin = begin as u64 * 4;
                 self.buffers[buffer].slice(begin..begin + count as u64 * 4)
             });
@@ -198,9 +210,10 @@ impl Arranged {
     /// Submits, reads all slots back and checks the canaries.
     pub fn read(&self, gpu: &Gpu, encoder: wgpu::CommandEncoder) -> Contents {
         let now = read(gpu, encoder, &self.buffers);
-        for (index, (now, start)) in now.iter().zip(&self.start).enumerate() {
+        let Arrangement { start, places } = &self.arrangement;
+        for (index, (now, start)) in now.iter().zip(start).enumerate() {
             for (i, (a, b)) in now.iter().zip(start).enumerate() {
-                let inside = self.places.values().any(|&(buffer, begin, count)| {
+                let inside = places.values().any(|&(buffer, begin, count)| {
                     buffer == index && (begin..begin + count).contains(&i)
                 });
                 assert!(inside || a == b, "word {i} outside every slot has changed");
@@ -209,7 +222,7 @@ impl Arranged {
         let slot = |&(buffer, begin, count): &(usize, usize, usize)| {
             now[buffer][begin..begin + count].to_vec()
         };
-        self.places.iter().map(|(name, place)| (*name, slot(place))).collect()
+        places.iter().map(|(name, place)| (*name, slot(place))).collect()
     }
 }
 

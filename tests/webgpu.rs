@@ -1,0 +1,331 @@
+//! Cases for an implementation of WebGPU that is not wgpu.
+//!
+//! `scripts/test-webgpu` sets `BATCHNORM_WEBGPU` to a file; into it go the WGSL, overrides, bindings,
+//! uniforms, grids and memory of plans of every kernel, with the oracle's results and their bounds.
+//! `tests/webgpu/run.mjs` does on Dawn what `bind` and `encode` do on wgpu, and compares.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use wgpu_batchnorm::{
+    Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Gradients, Infer, Kernel,
+    Memory, NonFinite, Operation, Plan, RunningVariance, Slot, Statistics, Train, Tuning, Update,
+    reference, shader,
+};
+
+use crate::common::check::{Oracle, flat, rate};
+use crate::common::compare::{Center, accumulated};
+use crate::common::data::{Case, Data, Random};
+use crate::common::runner::{Arrangement, Contents, bits, inputs};
+use crate::common::variants;
+
+/// Values that must be near the expected ones.
+struct Expected {
+    slot: Slot,
+    /// Its first value, in words from the slot's begin.
+    begin: usize,
+    /// Words to a second value that is added: the rest of a mean.
+    rest: usize,
+    values: Vec<f64>,
+    bounds: Vec<f64>,
+}
+
+impl Expected {
+    fn new(slot: Slot, values: Vec<f64>, bounds: Vec<f64>) -> Self {
+        Self { slot, begin: 0, rest: 0, values, bounds }
+    }
+
+    fn at(self, begin: usize) -> Self {
+        Self { begin, ..self }
+    }
+
+    fn with_rest(self, rest: usize) -> Self {
+        Self { rest, ..self }
+    }
+}
+
+fn hex(words: impl IntoIterator<Item = impl Into<u64>>, digits: usize) -> String {
+    let mut text = String::new();
+    for word in words {
+        write!(text, "{:0digits$x}", word.into()).unwrap();
+    }
+    text
+}
+
+fn doubles(values: &[f64]) -> String {
+    hex(values.iter().map(|v| v.to_bits()), 16)
+}
+
+#[derive(Default)]
+struct Cases {
+    list: Vec<Value>,
+    covered: HashSet<(Kernel, u32, Memory)>,
+}
+
+impl Cases {
+    fn add<O: Operation>(
+        &mut self,
+        case: &Case,
+        inputs: &Contents,
+        expected: impl FnOnce() -> Vec<Expected>,
+    ) {
+        let caps = Caps::webgpu_default();
+        let tuning = case.tuning.as_ref().unwrap();
+        let plan = Plan::<O>::with_tuning(case.geometry(), &case.config, &caps, tuning).unwrap();
+        if plan.stages().is_empty() {
+            return;
+        }
+        let arrangement = Arrangement::new(&plan, inputs);
+        let mut written = HashSet::new();
+        let mut stages = Vec::new();
+        for stage in plan.stages() {
+            let v = &stage.variant;
+            self.covered.insert((v.kernel, v.vector, v.memory));
+            let bindings = shader::bindings(v);
+            written.extend(
+                bindings.iter().filter(|b| b.access == shader::Access::Write).map(|b| b.slot),
+            );
+            let constants: serde_json::Map<String, Value> =
+                shader::constants(v).iter().map(|&(name, v)| (name.into(), v.into())).collect();
+            let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(&stage.params));
+            stages.push(json!({
+                "kernel": v.kernel.name(),
+                "wgsl": shader::source(v),
+                "entry": shader::ENTRY_POINT,
+                "constants": constants,
+                "grid": stage.grid,
+                "params": hex(words.iter().copied(), 8),
+                "bindings": bindings.iter().map(|b| json!({
+                    "number": b.number, "slot": b.slot.name(), "read_only": b.read_only,
+                })).collect::<Vec<_>>(),
+            }));
+        }
+        let slots: serde_json::Map<_, _> = arrangement
+            .places
+            .iter()
+            .map(|(slot, &(buffer, begin, count))| {
+                let place = json!({
+                    "buffer": buffer, "begin": begin, "count": count, "written": written.contains(slot),
+                });
+                (slot.name().to_string(), place)
+            })
+            .collect();
+        let expected: Vec<Value> = expected()
+            .into_iter()
+            .map(|e| {
+                assert!(e.values.len() == e.bounds.len() && written.contains(&e.slot), "{case}");
+                let finite = |v: &[f64]| v.iter().all(|v| v.is_finite());
+                assert!(finite(&e.values) && finite(&e.bounds), "{case}: {}", e.slot);
+                json!({
+                    "slot": e.slot.name(), "begin": e.begin, "rest": e.rest,
+                    "values": doubles(&e.values), "bounds": doubles(&e.bounds),
+                })
+            })
+            .collect();
+        assert!(!expected.is_empty(), "{case}: nothing to compare");
+        let buffers: Vec<String> =
+            arrangement.start.iter().map(|words| hex(words.iter().copied(), 8)).collect();
+        self.list.push(json!({
+            "name": format!("{} {case}", O::NAME),
+            "buffers": buffers, "slots": slots, "stages": stages, "expected": expected,
+        }));
+    }
+
+    /// All operations on one case.
+    fn add_all(&mut self, case: &Case, seed: u64) {
+        if case.geometry().is_empty() {
+            return self.add_empty(case);
+        }
+        let data = Data::random(case.geometry(), seed, 1.5, 2.0);
+        let c = case.geometry().channels() as usize;
+        let oracle = Oracle::new(case, &data);
+        let input = oracle.input(case);
+        let config = &case.config;
+        let in_place = config.memory == Memory::InPlace;
+        let (y, dx) = if in_place { (Slot::X, Slot::Dy) } else { (Slot::Y, Slot::Dx) };
+        let batch = oracle.bounds(case, &data, Center::Batch);
+        let center = Center::Running { mean: &data.running_mean, var: &data.running_var };
+        let frozen = oracle.bounds(case, &data, center);
+        let mut contents = inputs(&data);
+        let f = reference::train(&input, &oracle.running, config).unwrap();
+
+        self.add::<Train>(case, &contents, || {
+            let mean = f.mean.to_vec();
+            let mut all = vec![
+                Expected::new(y, flat(&f.y), batch.y()),
+                Expected::new(Slot::Saved, mean.clone(), batch.mean()),
+                Expected::new(Slot::Saved, mean, batch.whole_mean()).with_rest(c),
+                Expected::new(Slot::Saved, f.inv_std.to_vec(), batch.inv_std()).at(2 * c),
+            ];
+            if config.update != Update::None {
+                let rate = rate(case, &data);
+                let factor = config.running_variance.factor(case.geometry().values_per_channel());
+                let bounds = batch.running_mean(&data.running_mean, rate);
+                all.push(Expected::new(Slot::RunningMean, f.running.mean.to_vec(), bounds));
+                let bounds = batch.running_var(&data.running_var, rate, factor, config.epsilon);
+                all.push(Expected::new(Slot::RunningVar, f.running.var.to_vec(), bounds));
+            }
+            if config.update == Update::Cumulative {
+                // The count, looked at as the bits of a float: a denormal, equal or not.
+                let count = f64::from(f32::from_bits(data.batches + 1));
+                all.push(Expected::new(Slot::Batches, vec![count], vec![0.0]));
+            }
+            all
+        });
+        self.add::<Infer>(case, &contents, || {
+            let out = reference::infer(&input, &oracle.running, config).unwrap();
+            vec![Expected::new(y, flat(&out), frozen.y())]
+        });
+        self.add::<Statistics>(case, &contents, || {
+            let moments = reference::statistics(oracle.x.view(), case.axis).unwrap();
+            let variance = moments.variance(RunningVariance::Population);
+            vec![
+                Expected::new(Slot::Moments, moments.mean().to_vec(), batch.whole_mean())
+                    .with_rest(c),
+                Expected::new(Slot::Moments, variance, batch.variance()).at(2 * c),
+            ]
+        });
+
+        // What a forward leaves, without its rounding.
+        let mean: Vec<f32> = f.mean.iter().map(|&v| v as f32).collect();
+        let rest = f.mean.iter().zip(&mean).map(|(&v, &mean)| (v - f64::from(mean)) as f32);
+        let inv_std = f.inv_std.iter().map(|&v| v as f32);
+        let saved: Vec<f32> = mean.iter().copied().chain(rest).chain(inv_std).collect();
+        contents.insert(Slot::Saved, bits(&saved));
+        let mut random = Random(seed);
+        let old = [random.normals(c, 0.0, 1.0), random.normals(c, 0.0, 1.0)];
+        if config.gradients.accumulate {
+            contents.insert(Slot::Dgamma, bits(&old[0]));
+            contents.insert(Slot::Dbeta, bits(&old[1]));
+        }
+        let gradients = |g: reference::InputGradients, bounds: [Vec<f64>; 3]| {
+            let [dx_bounds, dgamma_bounds, dbeta_bounds] = bounds;
+            let added = |slot, mut values: Vec<f64>, old: &[f32], mut bounds: Vec<f64>| {
+                if config.gradients.accumulate {
+                    values.iter_mut().zip(old).for_each(|(v, &old)| *v += f64::from(old));
+                    bounds = accumulated(&bounds, &values);
+                }
+                Expected::new(slot, values, bounds)
+            };
+            let mut all = Vec::new();
+            if config.gradients.x {
+                all.push(Expected::new(dx, flat(&g.dx), dx_bounds));
+            }
+            if config.gradients.gamma && config.affine.gamma {
+                all.push(added(Slot::Dgamma, g.dgamma.to_vec(), &old[0], dgamma_bounds));
+            }
+            if config.gradients.beta && config.affine.beta {
+                all.push(added(Slot::Dbeta, g.dbeta.to_vec(), &old[1], dbeta_bounds));
+            }
+            all
+        };
+        self.add::<Backward>(case, &contents, || {
+            let g = reference::backward(&input, oracle.dy.view(), config).unwrap();
+            gradients(g, [batch.dx(), batch.dgamma(), batch.dbeta()])
+        });
+        self.add::<FrozenBackward>(case, &contents, || {
+            let (dy, running) = (oracle.dy.view(), &oracle.running);
+            let g = reference::frozen_backward(&input, dy, running, config).unwrap();
+            gradients(g, [frozen.dx(), frozen.dgamma(), frozen.dbeta()])
+        });
+    }
+
+    /// An empty batch has zeros as statistics and as gradients of the parameters.
+    fn add_empty(&mut self, case: &Case) {
+        let zeros = |slot, count| Expected::new(slot, vec![0.0; count], vec![0.0; count]);
+        let c = case.geometry().channels() as usize;
+        let contents = Contents::new();
+        self.add::<Statistics>(case, &contents, || vec![zeros(Slot::Moments, 3 * c)]);
+        let gradients = || vec![zeros(Slot::Dgamma, c), zeros(Slot::Dbeta, c)];
+        self.add::<Backward>(case, &contents, gradients);
+        self.add::<FrozenBackward>(case, &contents, gradients);
+    }
+}
+
+/// Shapes of every path, each cut by several tunings; options take turns.
+fn cases() -> Cases {
+    let shapes: [(&[usize], ChannelAxis); 8] = [
+        (&[3, 5, 6, 8], ChannelAxis::First),
+        (&[3, 5, 7, 9], ChannelAxis::First),
+        (&[2, 3, 40, 30], ChannelAxis::First),
+        (&[33, 12], ChannelAxis::Last),
+        (&[35, 7], ChannelAxis::Last),
+        (&[150, 9], ChannelAxis::Last),
+        (&[17, 4, 3], ChannelAxis::First),
+        (&[0, 3], ChannelAxis::First),
+    ];
+    let split = Tuning {
+        workgroup_size: 8,
+        workgroup_count: 6,
+        min_loads: 1,
+        min_column_loads: 1,
+        fused_loads: 0,
+        fused_column_loads: 0,
+        fused_workgroups: 1,
+        tiny_loads: 0,
+        min_row: 4,
+    };
+    let fused = Tuning {
+        fused_loads: 4_096,
+        fused_column_loads: 4_096,
+        tiny_loads: 4_096,
+        ..split.clone()
+    };
+    let wide = Tuning { workgroup_size: 64, ..split.clone() };
+    let mut cases = Cases::default();
+    let mut turn = 0;
+    for (shape, axis) in shapes {
+        for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
+            for (i, tuning) in [&split, &fused, &wide, &fused, &split].into_iter().enumerate() {
+                let mut config = Config { memory, ..Config::keras() };
+                // The first two take the defaults, so that nothing is lost in combinations.
+                if i >= 2 && !shape.contains(&0) {
+                    config.update =
+                        [Update::Cumulative, Update::None, Update::Decay(0.9)][turn % 3];
+                    config.affine = Affine { gamma: turn % 4 != 1, beta: turn % 4 != 2 };
+                    config.non_finite = [NonFinite::Keep, NonFinite::Propagate][turn % 2];
+                    config.running_variance = RunningVariance::Unbiased;
+                    config.gradients = Gradients {
+                        x: turn % 5 != 0,
+                        gamma: turn % 7 != 2,
+                        beta: turn % 5 != 3,
+                        accumulate: turn % 2 == 1,
+                    };
+                    turn += 1;
+                }
+                cases.add_all(&Case::new(shape, axis, config).tuned(tuning), 7 + turn as u64);
+            }
+        }
+        for class in [Class::Software, Class::Hardware] {
+            let caps = Caps { class, ..Caps::webgpu_default() };
+            let case = Case::new(shape, axis, Config::pytorch());
+            let tuning = Tuning::choose(&caps, &case.geometry(), case.config.element);
+            cases.add_all(&case.tuned(&tuning), 5);
+        }
+    }
+    cases
+}
+
+#[test]
+fn cases_cover_every_kernel() {
+    let cases = cases();
+    let possible: HashSet<_> =
+        variants::all().iter().map(|v| (v.kernel, v.vector, v.memory)).collect();
+    let missing: Vec<_> = possible.difference(&cases.covered).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    println!("{} cases", cases.list.len());
+    assert_eq!(cases.list.len(), CASE_COUNT);
+    let Some(file) = std::env::var_os("BATCHNORM_WEBGPU") else { return };
+    let mut known = HashSet::new();
+    let modules: Vec<_> = variants::all()
+        .iter()
+        .map(|v| (v.kernel.name(), shader::source(v)))
+        .filter(|(_, source)| known.insert(source.clone()))
+        .collect();
+    let all = json!({ "cases": cases.list, "modules": modules });
+    std::fs::write(file, serde_json::to_vec(&all).unwrap()).unwrap();
+}
+
+/// So that the list cannot shrink unnoticed.
+const CASE_COUNT: usize = 644;

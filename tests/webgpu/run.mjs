@@ -1,0 +1,212 @@
+// Runs the cases that tests/webgpu.rs writes on Dawn: node run.mjs CASES.json
+//
+// Dawn's Tint must accept the WGSL of every variant, and every case's results must be within the
+// oracle's bounds, while nothing else in memory changes. Limits are WebGPU's defaults. Anything that
+// does not go right, and an empty list, is a failure.
+import { readFile } from 'node:fs/promises';
+import process from 'node:process';
+import { create, globals } from 'webgpu';
+
+Object.assign(globalThis, globals);
+
+const { cases, modules } = JSON.parse(await readFile(process.argv[2], 'utf8'));
+const gpu = create(process.platform === 'linux' ? ['backend=vulkan'] : []);
+const adapter = await gpu.requestAdapter();
+if (!adapter) {
+  console.error('Dawn finds no adapter');
+  process.exit(1);
+}
+const { vendor, architecture, description } = adapter.info;
+console.log(`Dawn on ${[vendor, architecture, description].filter(Boolean).join(', ')}`);
+const device = await adapter.requestDevice();
+let stray = 0;
+device.addEventListener('uncapturederror', (event) => {
+  stray += 1;
+  console.error(`uncaptured: ${event.error.message}`);
+});
+
+/** Runs `work` and gives what Dawn says against it. */
+async function complaints(work) {
+  const filters = ['validation', 'out-of-memory', 'internal'];
+  for (const filter of filters) device.pushErrorScope(filter);
+  const problems = [];
+  try {
+    problems.push(...((await work()) ?? []));
+  } catch (error) {
+    problems.push(error.message);
+  }
+  for (const _ of filters) {
+    const error = await device.popErrorScope();
+    if (error) problems.push(error.message);
+  }
+  return problems;
+}
+
+/** Words as fixed-length hexadecimal numbers. */
+function words(hex) {
+  const bytes = Buffer.from(hex, 'hex').swap32();
+  return new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+}
+
+function doubles(hex) {
+  const bytes = Buffer.from(hex, 'hex').swap64();
+  return Array.from({ length: bytes.length / 8 }, (_, i) => bytes.readDoubleLE(8 * i));
+}
+
+function buffer(content, usage) {
+  const made = device.createBuffer({ size: content.byteLength, usage, mappedAtCreation: true });
+  new Uint32Array(made.getMappedRange()).set(content);
+  made.unmap();
+  return made;
+}
+
+// Cases share pipelines, as the crate's users do.
+const pipelines = new Map();
+function pipeline(stage) {
+  const key = JSON.stringify([stage.wgsl, stage.constants]);
+  if (!pipelines.has(key)) {
+    const entries = stage.bindings.map(({ number, read_only }) => ({
+      binding: number,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: { type: read_only ? 'read-only-storage' : 'storage' },
+    }));
+    const size = stage.params.length / 2;
+    entries.push({
+      binding: 0,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: { type: 'uniform', minBindingSize: size },
+    });
+    const layout = device.createBindGroupLayout({ entries });
+    const made = device.createComputePipeline({
+      layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
+      compute: {
+        module: device.createShaderModule({ code: stage.wgsl }),
+        entryPoint: stage.entry,
+        constants: stage.constants,
+      },
+    });
+    pipelines.set(key, { pipeline: made, layout });
+  }
+  return pipelines.get(key);
+}
+
+/** Runs a case's stages in one pass and gives every buffer's words afterwards. */
+async function execute({ buffers, slots, stages }) {
+  const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC;
+  const memory = buffers.map((hex) => buffer(words(hex), usage));
+  const trash = [...memory];
+  const encoder = device.createCommandEncoder();
+  const pass = encoder.beginComputePass();
+  for (const stage of stages) {
+    const { pipeline: compiled, layout } = pipeline(stage);
+    const params = buffer(words(stage.params), GPUBufferUsage.UNIFORM);
+    trash.push(params);
+    const entries = stage.bindings.map(({ number, slot }) => {
+      const { buffer: index, begin, count } = slots[slot];
+      const resource = { buffer: memory[index], offset: 4 * begin, size: 4 * count };
+      return { binding: number, resource };
+    });
+    entries.push({ binding: 0, resource: { buffer: params } });
+    pass.setPipeline(compiled);
+    pass.setBindGroup(0, device.createBindGroup({ layout, entries }));
+    pass.dispatchWorkgroups(...stage.grid);
+  }
+  pass.end();
+  const copies = memory.map((from) => {
+    const to = device.createBuffer({
+      size: from.size,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
+    encoder.copyBufferToBuffer(from, 0, to, 0, from.size);
+    trash.push(to);
+    return to;
+  });
+  device.queue.submit([encoder.finish()]);
+  await Promise.all(copies.map((copy) => copy.mapAsync(GPUMapMode.READ)));
+  const results = copies.map((copy) => new Uint32Array(copy.getMappedRange().slice(0)));
+  for (const old of trash) old.destroy();
+  return results;
+}
+
+/** What is wrong, and the largest error in units of its bound. */
+function compare({ buffers, slots, expected }, results) {
+  const problems = [];
+  let compared = 0;
+  let worst = 0;
+  for (const { slot, begin, rest, values, bounds } of expected) {
+    const place = slots[slot];
+    const floats = new Float32Array(results[place.buffer].buffer, 4 * (place.begin + begin));
+    const limits = doubles(bounds);
+    doubles(values).forEach((value, i) => {
+      const actual = floats[i] + (rest ? floats[i + rest] : 0);
+      const error = Math.abs(actual - value);
+      compared += 1;
+      if (error > 0) worst = Math.max(worst, error / limits[i]);
+      // Not `error > limit`, which a NaN would pass.
+      if (!(error <= limits[i])) {
+        problems.push(`${slot}[${begin + i}] = ${actual}, not ${value} within ${limits[i]}`);
+      }
+    });
+  }
+  if (compared === 0) problems.push('nothing was compared');
+  results.forEach((now, index) => {
+    const free = new Uint8Array(now.length);
+    for (const { buffer: own, begin, count, written } of Object.values(slots)) {
+      if (own === index && written) free.fill(1, begin, begin + count);
+    }
+    const start = words(buffers[index]);
+    const at = now.findIndex((word, i) => !free[i] && word !== start[i]);
+    if (at >= 0) problems.push(`word ${at} of buffer ${index} changed, which no slot may write`);
+  });
+  return { problems, worst };
+}
+
+/** A comparison that cannot fail would prove nothing. */
+function blindness(one, results) {
+  const { slot, begin } = one.expected[0];
+  const place = one.slots[slot];
+  const problems = [];
+  const notices = (what, index, change) => {
+    const bad = results.map((result) => result.slice());
+    bad[place.buffer][index] = change(bad[place.buffer][index]);
+    if (compare(one, bad).problems.length === 0) problems.push(`the comparison misses ${what}`);
+  };
+  notices('a wrong value', place.begin + begin, (word) => word ^ 0x40000000);
+  notices('a NaN', place.begin + begin, () => 0x7fc00000);
+  notices('a write before the slot', place.begin - 1, (word) => word + 1);
+  notices('a write after the slot', place.begin + place.count, (word) => word + 1);
+  return problems;
+}
+
+let failed = 0;
+function report(name, problems) {
+  console.log(`${problems.length ? 'FAILED' : 'ok'} ${name}`);
+  for (const problem of problems.slice(0, 3)) console.log(`  ${problem}`);
+  if (problems.length) failed += 1;
+}
+
+let accepted = 0;
+let largest = 0;
+for (const [name, code] of modules) {
+  const problems = await complaints(async () => {
+    const { messages } = await device.createShaderModule({ code }).getCompilationInfo();
+    return messages.map(({ type, lineNum, message }) => `${type} in line ${lineNum}: ${message}`);
+  });
+  if (problems.length) report(`module ${name}`, problems);
+  else accepted += 1;
+}
+console.log(`${accepted} of ${modules.length} modules accepted by Tint`);
+for (const one of cases) {
+  const problems = await complaints(async () => {
+    const results = await execute(one);
+    const { problems, worst } = compare(one, results);
+    largest = Math.max(largest, worst);
+    return [...problems, ...blindness(one, results)];
+  });
+  report(one.name, problems);
+}
+console.log(
+  `${cases.length} cases, ${pipelines.size} pipelines, ${modules.length} modules: ` +
+    `${failed + stray} failures; largest error ${largest.toFixed(3)} of its bound`,
+);
+process.exit(failed + stray === 0 && cases.length > 0 && modules.length > 0 ? 0 : 1);
