@@ -557,9 +557,6 @@ impl Gpu {
         submission: wgpu::SubmissionIndex,
         sender: Sender<Result<(), String>>,
     ) -> Result<(), HostError> {
-        if cfg!(target_family = "wasm") {
-            return Ok(());
-        }
         let (device, timeout) = (self.device.clone(), self.timeout);
         let wait =
             wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(timeout) };
@@ -584,12 +581,19 @@ impl Gpu {
             };
             let _ = sender.try_send(Err(message));
         };
-        std::thread::Builder::new()
-            .name("batchnorm::wait".into())
-            .spawn(poll)
-            .map(drop)
-            .map_err(|error| HostError::ReadBack { message: error.to_string() })
+        on_a_thread(poll).map_err(|error| HostError::ReadBack { message: error.to_string() })
     }
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn on_a_thread(wait: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name("batchnorm::wait".into()).spawn(wait).map(drop)
+}
+
+/// Nobody needs to wait in a browser, where nothing of wgpu is `Send` either.
+#[cfg(target_family = "wasm")]
+fn on_a_thread(_: impl FnOnce()) -> std::io::Result<()> {
+    Ok(())
 }
 
 macro_rules! blocking {

@@ -62,6 +62,7 @@ impl Kernels {
     pub fn with_options(device: &wgpu::Device, options: KernelOptions) -> Self {
         let caps = Caps::of(device);
         let pipelines = Mutex::default();
+        #[allow(clippy::arc_with_non_send_sync, reason = "in a browser, nothing of wgpu is Send")]
         Self { shared: Arc::new(Shared { device: device.clone(), caps, options, pipelines }) }
     }
 
