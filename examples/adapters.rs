@@ -1,4 +1,5 @@
-//! What is there: every adapter, its class, the tuning it would get, and a known-answer self-test.
+//! What is there: every adapter, its class, the tuning it would get, what it does with loops, NaN,
+//! denormals and sums, and a self-test with known answers and hostile data.
 //!
 //! `--list` only lists them. Exits with 1 when there is no adapter or one gives wrong answers.
 

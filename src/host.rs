@@ -13,7 +13,7 @@ use crate::bind::{Bind, BindError, SlotBuffers};
 use crate::caps::Caps;
 use crate::config::{Affine, Config, ConfigError, Gradients, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
-use crate::kernels::{Kernels, PrepareError, Scopes, unmapped};
+use crate::kernels::{KernelOptions, Kernels, PrepareError, Scopes, unmapped};
 use crate::moments::{Moments, MomentsError};
 use crate::plan::{Backward, FrozenBackward, Infer, Plan, PlanError, Slot, Statistics, Train};
 
@@ -191,6 +191,14 @@ impl Gpu {
     pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let kernels = Kernels::new(&device);
         Self { device, queue, kernels, timeout: Duration::from_secs(120) }
+    }
+
+    /// Kernels made with `options`, as [checked](KernelOptions::checked) ones. Nothing that was
+    /// compiled before is kept.
+    #[must_use]
+    pub fn with_options(self, options: KernelOptions) -> Self {
+        let kernels = Kernels::with_options(&self.device, options);
+        Self { kernels, ..self }
     }
 
     /// Gives up waiting for the device after `timeout` (two minutes by default).

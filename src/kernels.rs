@@ -21,6 +21,9 @@ pub struct KernelOptions {
     pub checked: bool,
     /// A cache of compiled pipelines that you load and save.
     pub pipeline_cache: Option<wgpu::PipelineCache>,
+    /// A broken adapter: WGSL text and what to put in its place. Compiled with all checks.
+    #[cfg(test)]
+    pub(crate) broken: Option<[&'static str; 2]>,
 }
 
 /// The pipelines of one device, made when first needed. Cheap to clone, and shared by its clones
@@ -172,11 +175,10 @@ impl Kernels {
         let device = &self.shared.device;
         let label = label(operation, variant.kernel.name());
         let label = Some(label.as_str());
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label,
-            source: wgpu::ShaderSource::Wgsl(shader::source(variant).into()),
-        };
-        let module = if self.shared.options.checked {
+        let (source, checked) = self.as_compiled(shader::source(variant));
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(source.into()) };
+        let module = if checked {
             device.create_shader_module(descriptor)
         } else {
             trusted(device, descriptor)
@@ -222,6 +224,15 @@ impl Kernels {
             cache: self.shared.options.pipeline_cache.as_ref(),
         });
         Compiled { pipeline, layout }
+    }
+
+    /// WGSL as it is compiled, and whether with checks.
+    pub(crate) fn as_compiled(&self, source: String) -> (String, bool) {
+        #[cfg(test)]
+        if let Some([from, to]) = self.shared.options.broken {
+            return (source.replace(from, to), true);
+        }
+        (source, self.shared.options.checked)
     }
 
     /// All stages' parameters in one buffer, filled while it is created: no queue is touched.

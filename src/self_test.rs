@@ -1,33 +1,79 @@
-//! Known answers on a device, in milliseconds: a broken driver is found before training is ruined.
+//! Known answers and hostile data on a device, in about a second: a broken driver is found before
+//! training is ruined.
 
 use std::fmt;
 
+use ndarray::{ArrayD, ArrayView1};
+
+use crate::bind::Bind;
 use crate::caps::Class;
-use crate::config::{Config, RunningVariance, Update};
+use crate::config::{Config, Gradients, NonFinite, RunningVariance, Update};
 use crate::geometry::{ChannelAxis, Geometry};
 use crate::host::{Gpu, HostError, Source};
-use crate::plan::{Backward, FrozenBackward, Infer, Plan, Slot, Train};
+use crate::kernels::Scopes;
+use crate::plan::{Backward, FrozenBackward, Infer, Params, Plan, Slot, Statistics, Train};
+use crate::reference::{self, Input, Running};
+use crate::shader;
+use crate::tuning::MAX_ITERATIONS;
 
-/// What a device computed for questions with known answers.
+/// What a device is like, and what it computed for questions with known answers.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct SelfTest {
     /// The adapter in words.
     pub adapter: String,
     /// How its work is cut.
     pub class: Class,
-    /// One line per shape, operation and result.
+    /// What it does with loops, NaN, denormals and sums.
+    pub behaviour: Behaviour,
+    /// One per shape, operation and result.
     pub checks: Vec<Check>,
+}
+
+/// What an adapter does where WGSL leaves it a choice, or where drivers are known to err.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Behaviour {
+    /// How often a loop was asked to run that is longer than what lavapipe's end silently at.
+    pub iterations_asked: u32,
+    /// How often it ran. The kernels loop [`MAX_ITERATIONS`] times at most; that they can is one
+    /// of the checks.
+    pub iterations_done: u32,
+    /// NaN and infinity can be told by their bits. The kernels rely on it; it is one of the checks.
+    pub finite_by_bits: bool,
+    /// NaN differs from itself in a comparison. False where a compiler folds it; the kernels do not
+    /// ask so.
+    pub nan_by_comparison: bool,
+    /// `NaN + 1` and `∞ − ∞` are NaN. Where not, what a NaN in a channel makes of that channel is
+    /// not checked.
+    pub nan_propagates: bool,
+    /// Overflow gives infinity.
+    pub overflow_is_infinite: bool,
+    /// Numbers below 1.2e-38 are kept by arithmetic; else they are flushed to zero.
+    pub denormals_kept: bool,
+    /// `a·b + c` is rounded once (contracted to a fused multiply-add); else twice.
+    pub contracts: bool,
+    /// `(a + b) − a` is taken for `b`.
+    pub reassociates: bool,
+    /// What the kernels do against that works; it is one of the checks.
+    pub opaque_holds: bool,
+    /// Smallest and largest subgroup, where the device has them enabled. The kernels do not use
+    /// them.
+    pub subgroup_sizes: Option<(u32, u32)>,
 }
 
 /// One known answer.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Check {
-    /// Shape, operation and result.
+    /// The operation, as in its labels; `device` for what the kernels rely on.
+    pub operation: &'static str,
+    /// Shape and result.
     pub name: String,
-    /// Largest error relative to the largest expected value (or 1); infinite when a value is
-    /// missing or NaN.
+    /// Largest error relative to the largest term that goes into a value; infinite when a value is
+    /// missing, not finite where it should be, or the other way around.
     pub error: f64,
-    /// What it may be: WGSL's accuracy of division and square root, some units in the last place.
+    /// What it may be.
     pub bound: f64,
 }
 
@@ -36,6 +82,10 @@ impl Check {
     pub fn passed(&self) -> bool {
         self.error <= self.bound
     }
+
+    fn ratio(&self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { self.error / self.bound }
+    }
 }
 
 impl SelfTest {
@@ -43,58 +93,202 @@ impl SelfTest {
     pub fn passed(&self) -> bool {
         self.checks.iter().all(Check::passed)
     }
+
+    /// Every operation's check that is closest to its bound, or farthest beyond.
+    pub fn worst(&self) -> Vec<&Check> {
+        let mut worst: Vec<&Check> = Vec::new();
+        for check in &self.checks {
+            match worst.iter_mut().find(|w| w.operation == check.operation) {
+                Some(w) if check.ratio() > w.ratio() => *w = check,
+                Some(_) => {}
+                None => worst.push(check),
+            }
+        }
+        worst
+    }
+}
+
+impl fmt::Display for Behaviour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { iterations_asked: asked, iterations_done: done, .. } = self;
+        let either = |yes: bool, a: &'static str, b: &'static str| if yes { a } else { b };
+        write!(f, "loops: ")?;
+        match done == asked {
+            true => writeln!(f, "{done} iterations run to their end")?,
+            false => writeln!(
+                f,
+                "end silently after {done} of {asked} iterations (kernels use {MAX_ITERATIONS} at most)"
+            )?,
+        }
+        writeln!(
+            f,
+            "NaN: {} by its bits, {} by comparison, {} by arithmetic; overflow {} infinite",
+            either(self.finite_by_bits, "told", "NOT told"),
+            either(self.nan_by_comparison, "told", "not told"),
+            either(self.nan_propagates, "kept", "not kept"),
+            either(self.overflow_is_infinite, "is", "is not"),
+        )?;
+        writeln!(f, "denormals: {}", either(self.denormals_kept, "kept", "flushed to zero"))?;
+        writeln!(
+            f,
+            "a*b + c: {}",
+            either(self.contracts, "contracted to a fused multiply-add", "rounded twice")
+        )?;
+        writeln!(
+            f,
+            "(a + b) - a: {}, {}",
+            either(self.reassociates, "reassociated", "as written"),
+            either(self.opaque_holds, "blocked where kernels need it", "NOT blocked"),
+        )?;
+        match self.subgroup_sizes {
+            Some((min, max)) => write!(f, "subgroups: of {min} to {max}, not used"),
+            None => write!(f, "subgroups: not used"),
+        }
+    }
 }
 
 impl fmt::Display for SelfTest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let failed: Vec<&Check> = self.checks.iter().filter(|check| !check.passed()).collect();
-        let worst = self.checks.iter().map(|check| check.error).fold(0.0, f64::max);
-        write!(
-            f,
-            "{} ({:?} class): {} of {} known answers, worst relative error {worst:.1e}",
-            self.adapter,
-            self.class,
-            self.checks.len() - failed.len(),
-            self.checks.len()
-        )?;
-        for check in failed {
-            write!(
-                f,
-                "\n  WRONG {}: error {:.2e}, bound {:.2e}",
-                check.name, check.error, check.bound
-            )?;
+        let failed = self.checks.iter().filter(|check| !check.passed());
+        let count = self.checks.len();
+        let right = count - failed.clone().count();
+        write!(f, "{} ({:?} class): {right} of {count} answers right", self.adapter, self.class)?;
+        for line in self.behaviour.to_string().lines() {
+            write!(f, "\n  {line}")?;
+        }
+        for check in self.worst() {
+            let Check { operation, name, error, bound } = check;
+            write!(f, "\n  {operation}: worst error {error:.1e}, bound {bound:.1e} ({name})")?;
+        }
+        for Check { operation, name, error, bound } in failed {
+            write!(f, "\n  WRONG {operation} {name}: error {error:.2e}, bound {bound:.2e}")?;
         }
         Ok(())
     }
 }
 
 /// Shapes that together take every path: one dispatch and three, rows and columns, whole vectors
-/// and odd ends, and one channel long enough to meet a limit on loop iterations.
-const SHAPES: [(&[usize], ChannelAxis); 7] = [
+/// and odd ends, and one channel long enough to meet a limit on loop iterations. An even number of
+/// values per channel.
+const SHAPES: [(&[usize], ChannelAxis); 9] = [
     (&[2, 3, 4, 4], ChannelAxis::First),
     (&[4, 5, 7, 9], ChannelAxis::First),
     (&[2, 3, 128, 130], ChannelAxis::First),
+    (&[2, 3, 125, 131], ChannelAxis::First),
     (&[6, 33], ChannelAxis::Last),
+    (&[6, 36], ChannelAxis::Last),
     (&[2, 60, 50, 12], ChannelAxis::Last),
     (&[2, 75, 90, 3], ChannelAxis::Last),
     (&[1, 1, 1 << 21], ChannelAxis::First),
 ];
 
+/// Shapes for hostile data, on every path again; at least as many channels as there are [`KINDS`].
+const HOSTILE_SHAPES: [(&[usize], ChannelAxis); 6] = [
+    (&[3, 9, 5, 5], ChannelAxis::First),
+    (&[3, 16, 8, 8], ChannelAxis::First),
+    (&[2, 9, 65, 66], ChannelAxis::First),
+    (&[19, 12, 7, 3], ChannelAxis::First),
+    (&[33, 8], ChannelAxis::Last),
+    (&[1501, 9], ChannelAxis::Last),
+];
+
+/// What hostile channels hold, in turn.
+const KINDS: [Kind; 8] = [
+    Kind::Ordinary,
+    Kind::Constant,
+    Kind::Nan,
+    Kind::Infinite,
+    Kind::Huge,
+    Kind::Tiny,
+    Kind::Far,
+    Kind::Denormal,
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Ordinary,
+    /// `y = β` exactly.
+    Constant,
+    /// A NaN as the first value.
+    Nan,
+    /// An infinity as the last value.
+    Infinite,
+    /// Squares are near the end of f32's range.
+    Huge,
+    Tiny,
+    /// A million deviations from zero.
+    Far,
+    /// Below f32's normal range.
+    Denormal,
+}
+
+/// What an operation must write into a slot, and the largest term that goes into each value.
+struct Answer {
+    slot: Slot,
+    values: Vec<f64>,
+    scales: Vec<f64>,
+}
+
+fn answer(slot: Slot, pairs: impl IntoIterator<Item = (f64, f64)>) -> Answer {
+    let (values, scales) = pairs.into_iter().unzip();
+    Answer { slot, values, scales }
+}
+
+/// Half the spacing of f32 at 1.
+const UNIT: f64 = f32::EPSILON as f64 / 2.0;
+
+/// What adding a value below the normal range may lose, so large that [`UNIT`] of it is that.
+const FLUSHED: f64 = f32::MIN_POSITIVE as f64 / UNIT;
+
 impl Gpu {
-    /// Asks the device for training, inference and both backwards on data whose results are known
-    /// in closed form: the values of channel c alternate between `1000·c − 1` and `1000·c + 1`, so
-    /// the mean is `1000·c`, the variance 1, and with ε = 3 the inverse deviation ½.
+    /// Asks the device what it does with loops, NaN, denormals and sums, and then for all
+    /// operations on two kinds of data:
+    ///
+    /// - Answers known in closed form: the values of a channel alternate between `μ − 1` and
+    ///   `μ + 1`, so the variance is 1, and with ε = 3 the inverse deviation ½. One channel's μ is
+    ///   2²⁴ + 1, which is no f32.
+    /// - Hostile data, with the f64 oracle's answers: channels that are constant, hold a NaN or an
+    ///   infinity, or are huge, tiny, far from zero or denormal, side by side.
+    ///
+    /// All outputs and the scratch start as NaN.
     ///
     /// # Errors
     /// [`HostError`] when the device does not answer at all. Wrong answers are no error: ask
     /// [`SelfTest::passed`].
     pub async fn self_test(&self) -> Result<SelfTest, HostError> {
-        let mut checks = Vec::new();
-        for (shape, axis) in SHAPES {
-            let geometry = Geometry::new(shape, axis)?;
-            self.known_answers(geometry, &format!("{shape:?} {axis:?}"), &mut checks).await?;
+        self.self_test_on(&SHAPES).await
+    }
+
+    async fn self_test_on(
+        &self,
+        shapes: &[(&[usize], ChannelAxis)],
+    ) -> Result<SelfTest, HostError> {
+        let (behaviour, checks) = self.probe().await?;
+        let nan = behaviour.nan_propagates && behaviour.overflow_is_infinite;
+        let mut questions = Questions { gpu: self, checks, nan, shape: String::new(), bound: 0.0 };
+        for &(shape, axis) in shapes {
+            questions.shape = format!("{shape:?} {axis:?}");
+            // WGSL's accuracy of division and square root, some units in the last place.
+            questions.bound = 32.0 * UNIT;
+            questions.known_answers(Geometry::new(shape, axis)?).await?;
         }
-        Ok(SelfTest { adapter: self.describe(), class: self.caps().class, checks })
+        for (i, (shape, axis)) in HOSTILE_SHAPES.into_iter().enumerate() {
+            let geometry = Geometry::new(shape, axis)?;
+            questions.shape = format!("hostile {shape:?} {axis:?}");
+            // A channel in one lane, four values an update, and the trees; each update rounds, and
+            // independent roundings grow with the root of their number (four deviations).
+            let n = geometry.values_per_channel() as f64;
+            questions.bound = UNIT * (32.0 + 4.0 * (16.0 + n / 4.0).sqrt());
+            let config = Config {
+                update: [Update::Rate(0.25), Update::Cumulative][i % 2],
+                non_finite: [NonFinite::Keep, NonFinite::Propagate][i / 2 % 2],
+                gradients: Gradients { accumulate: i % 2 == 1, ..Gradients::ALL },
+                ..Config::pytorch()
+            };
+            questions.hostile(Hostile::new(shape, axis, geometry, config)).await?;
+        }
+        let Questions { checks, .. } = questions;
+        Ok(SelfTest { adapter: self.describe(), class: self.caps().class, behaviour, checks })
     }
 
     /// [`self_test`](Self::self_test), blocking.
@@ -105,12 +299,162 @@ impl Gpu {
         pollster::block_on(self.self_test())
     }
 
-    async fn known_answers(
-        &self,
-        g: Geometry,
-        name: &str,
-        checks: &mut Vec<Check>,
+    /// Asks `shaders/probe.wgsl`.
+    async fn probe(&self) -> Result<(Behaviour, Vec<Check>), HostError> {
+        const ASKED: u32 = 100_000;
+        const FACTOR: f32 = 1.0 + 1.0 / 4096.0;
+        let bits = f32::from_bits;
+        // Two counts, then the numbers in the probe's order. FACTOR² is 2⁻²⁴ more than f32 has room
+        // for.
+        let given = [
+            bits(MAX_ITERATIONS),
+            bits(ASKED),
+            f32::NAN,
+            f32::INFINITY,
+            1.0,
+            f32::MAX,
+            1e-40,
+            f32::MIN_POSITIVE,
+            FACTOR,
+            -(1.0 + 1.0 / 2048.0),
+            f32::NEG_INFINITY,
+        ];
+        let answer = self.answer_probe(&given).await?;
+        let [done, state] = [0, 1].map(|i| answer.get(i).map_or(0, |v| v.to_bits()));
+        let word = |i: usize| answer.get(i).map_or(0, |v| v.to_bits());
+        let number = |i: usize| f32::from_bits(word(i));
+        let finite_by_bits = [word(4), word(5), word(6), word(7)] == [0, 0, 1, 0];
+        let enabled = self.device().features().contains(wgpu::Features::SUBGROUP);
+        let info = self.device().adapter_info();
+        let finished = word(2) == ASKED && word(3) == scrambled(ASKED);
+        let behaviour = Behaviour {
+            iterations_asked: ASKED,
+            iterations_done: if finished { ASKED } else { word(2).min(ASKED - 1) },
+            finite_by_bits,
+            nan_by_comparison: word(8) == 1,
+            nan_propagates: number(9).is_nan() && number(10).is_nan(),
+            overflow_is_infinite: number(11) == f32::INFINITY,
+            denormals_kept: number(12) != 0.0 && number(13) != 0.0,
+            contracts: number(14) != 0.0,
+            reassociates: number(15) != 0.0,
+            opaque_holds: number(16) == 0.0,
+            subgroup_sizes: enabled.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        };
+        let loops = done == MAX_ITERATIONS && state == scrambled(MAX_ITERATIONS);
+        let relied_on = [
+            (loops, format!("loops of {MAX_ITERATIONS} iterations run to their end")),
+            (finite_by_bits, "NaN and infinity are told by their bits".into()),
+            (behaviour.opaque_holds, "`opaque` blocks reassociation".into()),
+        ];
+        let checks = relied_on.map(|(holds, name)| {
+            let error = if holds { 0.0 } else { f64::INFINITY };
+            Check { operation: "device", name, error, bound: 0.0 }
+        });
+        Ok((behaviour, checks.into()))
+    }
+
+    async fn answer_probe(&self, given: &[f32]) -> Result<Vec<f32>, HostError> {
+        const WORDS: u64 = 17;
+        let device = self.device();
+        let label = Some("batchnorm::probe");
+        let given = self.memory(Slot::X, size_of_val(given) as u64, given)?;
+        let answer = self.memory(Slot::Y, 4 * WORDS, &[f32::NAN; WORDS as usize])?;
+        let scopes = Scopes::push(device);
+        // New memory is zero, and of the parameters only `zero` is looked at.
+        let params = device.create_buffer(&wgpu::BufferDescriptor {
+            label,
+            size: size_of::<Params>() as u64,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: false,
+        });
+        let (source, _) = self.kernels().as_compiled(shader::probe());
+        let source = wgpu::ShaderSource::Wgsl(source.into());
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: None,
+            module: &module,
+            entry_point: Some(shader::ENTRY_POINT),
+            compilation_options: Default::default(),
+            cache: None,
+        });
+        let buffers = [&params, &given, &answer];
+        let entries: Vec<_> = (0..)
+            .zip(buffers)
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            })
+            .collect();
+        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label,
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        let mut encoder = device.create_command_encoder(&Default::default());
+        {
+            let descriptor = wgpu::ComputePassDescriptor { label, timestamp_writes: None };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            pass.dispatch_workgroups(2, 1, 1);
+        }
+        if let Some(message) = scopes.pop() {
+            return Err(HostError::Device { message });
+        }
+        let answers = self.read(encoder, &[(Some(&answer), 4 * WORDS)]).await?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+}
+
+/// What the probe's loop leaves.
+fn scrambled(count: u32) -> u32 {
+    (0..count).fold(count, |state, _| {
+        (state ^ (state >> 7)).wrapping_mul(1_664_525).wrapping_add(1_013_904_223)
+    })
+}
+
+/// Asks a device and keeps what it answers.
+struct Questions<'a> {
+    gpu: &'a Gpu,
+    checks: Vec<Check>,
+    /// Whether what becomes of NaN and infinity can be compared.
+    nan: bool,
+    shape: String,
+    bound: f64,
+}
+
+impl Questions<'_> {
+    /// Runs a plan and compares. What `inputs` does not name starts as NaN.
+    async fn ask<O: Bind>(
+        &mut self,
+        plan: Plan<O>,
+        inputs: &[(Slot, Source<'_>)],
+        answers: &[Answer],
     ) -> Result<(), HostError> {
+        let slots = plan.slots();
+        let largest = slots.iter().map(|(_, size)| size / 4).max().unwrap_or(0);
+        let poison = vec![f32::NAN; largest as usize];
+        let mut inputs = inputs.to_vec();
+        for (slot, size) in slots {
+            if inputs.iter().all(|(given, _)| *given != slot) {
+                inputs.push((slot, Source::Floats(&poison[..(size / 4) as usize])));
+            }
+        }
+        let outputs: Vec<Slot> = answers.iter().map(|answer| answer.slot).collect();
+        let got = self.gpu.run(plan, &inputs, &outputs).await?;
+        for (answer, got) in answers.iter().zip(&got) {
+            self.checks.push(Check {
+                operation: O::NAME,
+                name: format!("{} {}", self.shape, answer.slot),
+                error: worst_error(answer, got, self.nan),
+                bound: self.bound,
+            });
+        }
+        Ok(())
+    }
+
+    async fn known_answers(&mut self, g: Geometry) -> Result<(), HostError> {
         let config = Config {
             epsilon: 3.0,
             update: Update::Rate(0.5),
@@ -118,30 +462,32 @@ impl Gpu {
             ..Config::pytorch()
         };
         let (channels, inner) = (g.channels() as usize, g.inner() as usize);
-        let n = g.values_per_channel() as f32;
+        let n = g.values_per_channel() as f64;
         // Channel and sign (±1, alternating within a channel) of every value.
-        let places: Vec<(usize, f32)> = (0..g.len() as usize)
+        let places: Vec<(usize, f64)> = (0..g.len() as usize)
             .map(|i| {
                 let place = i / (inner * channels) * inner + i % inner;
                 (i / inner % channels, if place % 2 == 0 { -1.0 } else { 1.0 })
             })
             .collect();
-        let per_value = |f: &dyn Fn(usize, f32) -> f32| -> Vec<f32> {
+        let per_value = |f: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
             places.iter().map(|&(c, s)| f(c, s)).collect()
         };
-        let per_channel = |f: &dyn Fn(usize) -> f32| (0..channels).map(f).collect::<Vec<f32>>();
-        let gamma = |c: usize| 2.0 + (c % 3) as f32;
-        let beta = |c: usize| (c % 5) as f32 - 1.0;
-        let mean = |c: usize| 1000.0 * c as f32;
+        let per_channel = |f: &dyn Fn(usize) -> f64| (0..channels).map(f).collect::<Vec<f64>>();
+        let gamma = |c: usize| 2.0 + (c % 3) as f64;
+        let beta = |c: usize| (c % 5) as f64 - 1.0;
+        let mean = |c: usize| if c == 1 { 16_777_217.0 } else { 1000.0 * c as f64 };
+        // What f32 has room for.
+        let narrow = |c: usize| f64::from(mean(c) as f32);
 
-        let x = per_value(&|c, s| mean(c) + s);
-        let dy = per_value(&|_, s| 2.0 + s);
-        let gammas = per_channel(&gamma);
-        let betas = per_channel(&beta);
-        let means = per_channel(&mean);
+        let x = floats(&per_value(&|c, s| mean(c) + s));
+        let dy = floats(&per_value(&|_, s| 2.0 + s));
+        let gammas = floats(&per_channel(&gamma));
+        let betas = floats(&per_channel(&beta));
+        let means = floats(&per_channel(&mean));
         let ones = vec![1.0; channels];
-        let saved: Vec<f32> =
-            means.iter().copied().chain(vec![0.0; channels]).chain(vec![0.5; channels]).collect();
+        let rests = per_channel(&|c| mean(c) - narrow(c));
+        let saved = [means.clone(), floats(&rests), vec![0.5; channels]].concat();
         let mut inputs = vec![
             (Slot::X, Source::Floats(&x)),
             (Slot::Dy, Source::Floats(&dy)),
@@ -150,51 +496,502 @@ impl Gpu {
             (Slot::RunningMean, Source::Floats(&means)),
             (Slot::RunningVar, Source::Floats(&ones)),
         ];
-        let gradients = [Slot::Dx, Slot::Dgamma, Slot::Dbeta];
+        // Terms are of the size of the deviation, 1, and not of the mean.
+        let relative = |slot, values: Vec<f64>| {
+            let largest = values.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
+            answer(slot, values.into_iter().map(|v| (v, largest)))
+        };
+        let statistics = |slot, third| {
+            answer(
+                slot,
+                (0..2 * channels).map(|i| (if i < channels { mean(i) } else { third }, 1.0)),
+            )
+        };
         let y = per_value(&|c, s| gamma(c) * 0.5 * s + beta(c));
-        let dgamma = vec![n / 2.0; channels];
-        let dbeta = vec![2.0 * n; channels];
+        let caps = self.gpu.caps();
+        let answers = [
+            relative(Slot::Y, y),
+            statistics(Slot::Saved, 0.5),
+            answer(Slot::RunningMean, (0..channels).map(|c| (narrow(c), narrow(c).max(1.0)))),
+            relative(Slot::RunningVar, vec![1.0; channels]),
+        ];
+        self.ask(Plan::<Train>::new(g, &config, caps)?, &inputs, &answers).await?;
 
-        let caps = self.caps();
-        let outputs = [Slot::Y, Slot::Saved, Slot::RunningMean, Slot::RunningVar];
-        let plan = Plan::<Train>::new(g, &config, caps)?;
-        let got = self.run(plan, &inputs, &outputs).await?;
-        compare(checks, name, "forward", &outputs, &got, &[&y, &saved, &means, &ones]);
+        let answers = [statistics(Slot::Moments, 1.0)];
+        self.ask(Plan::<Statistics>::new(g, &config, caps)?, &inputs, &answers).await?;
 
-        let plan = Plan::<Infer>::new(g, &config, caps)?;
-        let got = self.run(plan, &inputs, &[Slot::Y]).await?;
-        compare(checks, name, "inference", &[Slot::Y], &got, &[&y]);
+        let off = |c: usize, s: f64| mean(c) + s - narrow(c);
+        let y = per_value(&|c, s| gamma(c) * 0.5 * off(c, s) + beta(c));
+        let answers = [relative(Slot::Y, y)];
+        self.ask(Plan::<Infer>::new(g, &config, caps)?, &inputs, &answers).await?;
 
         let dx = per_value(&|c, s| gamma(c) * 0.375 * s);
-        let plan = Plan::<Backward>::new(g, &config, caps)?;
+        let dgamma = vec![n / 2.0; channels];
+        let dbeta = vec![2.0 * n; channels];
+        let answers = [
+            relative(Slot::Dx, dx),
+            relative(Slot::Dgamma, dgamma),
+            relative(Slot::Dbeta, dbeta.clone()),
+        ];
         inputs.push((Slot::Saved, Source::Floats(&saved)));
-        let got = self.run(plan, &inputs, &gradients).await?;
-        compare(checks, name, "backward", &gradients, &got, &[&dx, &dgamma, &dbeta]);
+        self.ask(Plan::<Backward>::new(g, &config, caps)?, &inputs, &answers).await?;
 
         let dx = per_value(&|c, s| gamma(c) * 0.5 * (2.0 + s));
-        let plan = Plan::<FrozenBackward>::new(g, &config, caps)?;
-        let got = self.run(plan, &inputs, &gradients).await?;
-        compare(checks, name, "frozen_backward", &gradients, &got, &[&dx, &dgamma, &dbeta]);
-        Ok(())
+        let dgamma = per_channel(&|c| (1.0 + 2.0 * (mean(c) - narrow(c))) * n / 2.0);
+        let answers =
+            [relative(Slot::Dx, dx), relative(Slot::Dgamma, dgamma), relative(Slot::Dbeta, dbeta)];
+        self.ask(Plan::<FrozenBackward>::new(g, &config, caps)?, &inputs, &answers).await
+    }
+
+    async fn hostile(&mut self, h: Hostile) -> Result<(), HostError> {
+        let mut inputs = vec![
+            (Slot::X, Source::Floats(&h.x)),
+            (Slot::Dy, Source::Floats(&h.dy)),
+            (Slot::Gamma, Source::Floats(&h.gamma)),
+            (Slot::Beta, Source::Floats(&h.beta)),
+            (Slot::RunningMean, Source::Floats(&h.running_mean)),
+            (Slot::RunningVar, Source::Floats(&h.running_var)),
+            (Slot::Batches, Source::Count(BATCHES)),
+        ];
+        let (g, config, caps) = (h.geometry, h.config.clone(), self.gpu.caps());
+        let (forward, gradients) = h.training();
+        self.ask(Plan::<Train>::new(g, &config, caps)?, &inputs, &forward).await?;
+        let answers = [h.moments()];
+        self.ask(Plan::<Statistics>::new(g, &config, caps)?, &inputs, &answers).await?;
+        let (inference, frozen) = h.frozen();
+        self.ask(Plan::<Infer>::new(g, &config, caps)?, &inputs, &inference).await?;
+
+        let saved = h.saved();
+        let start = vec![1.5; h.channels];
+        inputs.push((Slot::Saved, Source::Floats(&saved)));
+        if config.gradients.accumulate {
+            inputs.push((Slot::Dgamma, Source::Floats(&start)));
+            inputs.push((Slot::Dbeta, Source::Floats(&start)));
+        }
+        self.ask(Plan::<Backward>::new(g, &config, caps)?, &inputs, &gradients).await?;
+        self.ask(Plan::<FrozenBackward>::new(g, &config, caps)?, &inputs, &frozen).await
     }
 }
 
-fn compare(
-    checks: &mut Vec<Check>,
-    shape: &str,
-    operation: &str,
-    slots: &[Slot],
-    got: &[Vec<f32>],
-    expected: &[&[f32]],
-) {
-    for ((slot, got), expected) in slots.iter().zip(got).zip(expected) {
-        let largest = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
-        let mut error: f64 = if got.len() == expected.len() { 0.0 } else { f64::INFINITY };
-        for (a, b) in got.iter().zip(*expected) {
-            let off = f64::from((a - b).abs()) / f64::from(largest);
-            error = if off.is_nan() { f64::INFINITY } else { error.max(off) };
+fn floats(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Values as they are compared: the mean and its remainder as one number.
+fn compared(slot: Slot, got: &[f32]) -> Vec<f64> {
+    let c = got.len() / 3;
+    match slot {
+        Slot::Batches => got.iter().map(|v| f64::from(v.to_bits())).collect(),
+        // An infinite mean has no remainder.
+        Slot::Saved | Slot::Moments => (0..c)
+            .map(|i| {
+                f64::from(got[i])
+                    + Some(f64::from(got[c + i])).filter(|r| r.is_finite()).unwrap_or(0.0)
+            })
+            .chain(wide(&got[2 * c..]))
+            .collect(),
+        _ => wide(got),
+    }
+}
+
+fn worst_error(answer: &Answer, got: &[f32], nan: bool) -> f64 {
+    let got = compared(answer.slot, got);
+    if got.len() != answer.values.len() {
+        return f64::INFINITY;
+    }
+    let mut worst = 0.0;
+    for ((&a, &e), &scale) in got.iter().zip(&answer.values).zip(&answer.scales) {
+        let error = match (a - e).abs() / scale {
+            _ if a == e || a.is_nan() && e.is_nan() => 0.0,
+            _ if !e.is_finite() && !nan => 0.0,
+            error if error.is_nan() || !e.is_finite() => f64::INFINITY,
+            error => error,
+        };
+        worst = f64::max(worst, error);
+    }
+    worst
+}
+
+/// Batches seen before.
+const BATCHES: u32 = 3;
+
+/// One tensor of hostile channels.
+struct Hostile {
+    geometry: Geometry,
+    shape: Vec<usize>,
+    axis: ChannelAxis,
+    config: Config,
+    channels: usize,
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    gamma: Vec<f32>,
+    beta: Vec<f32>,
+    running_mean: Vec<f32>,
+    running_var: Vec<f32>,
+}
+
+/// The sizes of a channel's terms, where they are finite.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    /// max |x − center|, for the batch relative to the first value.
+    reach: f64,
+    /// max |dy|
+    gradient: f64,
+    /// Σ |dy|
+    sum: f64,
+}
+
+impl Hostile {
+    fn new(shape: &[usize], axis: ChannelAxis, geometry: Geometry, config: Config) -> Self {
+        let (channels, inner) = (geometry.channels() as usize, geometry.inner() as usize);
+        let len = geometry.len() as usize;
+        let n = geometry.values_per_channel() as usize;
+        let mut state = len as u64;
+        // Uniform in −1..1.
+        let mut random = move || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+        };
+        let x = (0..len)
+            .map(|i| {
+                let place = i / (inner * channels) * inner + i % inner;
+                let r = random();
+                match KINDS[i / inner % channels % KINDS.len()] {
+                    Kind::Ordinary => 3.0 + r,
+                    Kind::Constant => 7.25,
+                    Kind::Nan if place == 0 => f32::NAN,
+                    Kind::Infinite if place == n - 1 => f32::INFINITY,
+                    Kind::Nan | Kind::Infinite => r,
+                    Kind::Huge => r * 4e18,
+                    Kind::Tiny => r * 1e-15,
+                    Kind::Far => 1e6 + r,
+                    Kind::Denormal => r * 1e-40,
+                }
+            })
+            .collect();
+        let dy = (0..len).map(|_| 0.125 + random()).collect();
+        let mut per_channel = |from: f32| (0..channels).map(|_| from + 0.5 * random()).collect();
+        Self {
+            gamma: per_channel(1.0),
+            beta: per_channel(0.0),
+            running_mean: per_channel(0.5),
+            running_var: per_channel(1.0),
+            shape: shape.to_vec(),
+            geometry,
+            axis,
+            config,
+            channels,
+            x,
+            dy,
         }
-        let bound = 16.0 * f64::from(f32::EPSILON);
-        checks.push(Check { name: format!("{shape} {operation} {slot}"), error, bound });
+    }
+
+    fn channel(&self, i: usize) -> usize {
+        i / self.geometry.inner() as usize % self.channels
+    }
+
+    fn tensor(&self, values: &[f32]) -> ArrayD<f64> {
+        ArrayD::from_shape_vec(self.shape.clone(), wide(values))
+            .expect("bug: as many values as the shape has")
+    }
+
+    fn running(&self) -> Running {
+        Running {
+            mean: wide(&self.running_mean).into(),
+            var: wide(&self.running_var).into(),
+            batches: BATCHES.into(),
+        }
+    }
+
+    /// Asks the oracle.
+    fn oracle<T>(
+        &self,
+        question: impl FnOnce(&Input<'_>, &Running) -> Result<T, reference::ReferenceError>,
+    ) -> T {
+        let (gamma, beta) = (wide(&self.gamma), wide(&self.beta));
+        let x = self.tensor(&self.x);
+        let input = Input {
+            x: x.view(),
+            axis: self.axis,
+            gamma: Some(ArrayView1::from(&gamma)),
+            beta: Some(ArrayView1::from(&beta)),
+        };
+        question(&input, &self.running()).expect("bug: the oracle takes these shapes")
+    }
+
+    /// Sizes relative to each channel's first value, or to `centers`.
+    fn sizes(&self, centers: Option<&[f32]>) -> Vec<Size> {
+        let inner = self.geometry.inner() as usize;
+        let mut sizes = vec![Size::default(); self.channels];
+        for (i, (&x, &dy)) in self.x.iter().zip(&self.dy).enumerate() {
+            let c = self.channel(i);
+            let first = self.x[c * inner];
+            let center = centers.map_or(if first.is_finite() { first } else { 0.0 }, |m| m[c]);
+            let off = (f64::from(x) - f64::from(center)).abs();
+            let size = &mut sizes[c];
+            if off.is_finite() {
+                size.reach = size.reach.max(off);
+            }
+            size.gradient = size.gradient.max(f64::from(dy.abs()));
+            size.sum += f64::from(dy.abs());
+        }
+        for size in &mut sizes {
+            // A constant channel has no error at all.
+            if size.reach > 0.0 {
+                size.reach += FLUSHED;
+            }
+        }
+        sizes
+    }
+
+    fn moments(&self) -> Answer {
+        let batch = self.oracle(|input, running| reference::train(input, running, &self.config));
+        let sizes = self.sizes(None);
+        let mean = (0..self.channels).map(|c| (batch.mean[c], sizes[c].reach));
+        let variance =
+            (0..self.channels).map(|c| (batch.var[c], spread(batch.var[c], sizes[c].reach)));
+        answer(Slot::Moments, mean.chain(variance))
+    }
+
+    /// What the oracle would have saved.
+    fn saved(&self) -> Vec<f32> {
+        let batch = self.oracle(|input, running| reference::train(input, running, &self.config));
+        let mean = floats(&batch.mean.to_vec());
+        let rest =
+            batch.mean.iter().zip(&mean).map(|(whole, &mean)| (whole - f64::from(mean)) as f32);
+        let rest: Vec<f32> = rest.collect();
+        [mean, rest, floats(&batch.inv_std.to_vec())].concat()
+    }
+
+    /// What a training forward and backward must give.
+    fn training(&self) -> ([Answer; 5], [Answer; 3]) {
+        let batch = self.oracle(|input, running| reference::train(input, running, &self.config));
+        let dy = self.tensor(&self.dy);
+        let back = self.oracle(|input, _| reference::backward(input, dy.view(), &self.config));
+        let sizes = self.sizes(None);
+        // In deviations; an error of the mean or the deviation counts so many times.
+        let reach = |c: usize| sizes[c].reach * finite(batch.inv_std[c]);
+        let y = batch.y.iter().enumerate().map(|(i, &y)| {
+            let c = self.channel(i);
+            let gamma = f64::from(self.gamma[c].abs());
+            let own = if reach(c) > 0.0 { f64::from(self.beta[c].abs()) } else { 0.0 };
+            (y, gamma * reach(c) * (2.0 + reach(c)) + own)
+        });
+        let channels = 0..self.channels;
+        let mean = channels.clone().map(|c| (batch.mean[c], sizes[c].reach));
+        let inv_std = channels
+            .clone()
+            .map(|c| (batch.inv_std[c], finite(batch.inv_std[c]) * (1.0 + reach(c))));
+        let running_mean = channels.clone().map(|c| {
+            let terms = f64::from(self.running_mean[c].abs()) + finite(batch.mean[c]).abs();
+            (batch.running.mean[c], sizes[c].reach + terms)
+        });
+        let running_var = channels.clone().map(|c| {
+            let old = f64::from(self.running_var[c]);
+            (batch.running.var[c], old + 2.0 * spread(batch.var[c], sizes[c].reach))
+        });
+        let batches = if self.config.update == Update::Cumulative { BATCHES + 1 } else { 0 };
+        let forward = [
+            answer(Slot::Y, y),
+            answer(Slot::Saved, mean.chain(inv_std)),
+            answer(Slot::RunningMean, running_mean),
+            answer(Slot::RunningVar, running_var),
+            // Zero where the slot is not there.
+            answer(Slot::Batches, [(f64::from(batches), 0.0)]),
+        ];
+        let dx = back.dx.iter().enumerate().map(|(i, &dx)| {
+            let c = self.channel(i);
+            let slope = f64::from(self.gamma[c].abs()) * finite(batch.inv_std[c]);
+            (dx, slope * sizes[c].gradient * (2.0 + reach(c)).powi(2))
+        });
+        let dgamma = channels.clone().map(|c| {
+            (
+                back.dgamma[c] + self.start(),
+                sizes[c].sum * reach(c) * (2.0 + reach(c)) + self.start(),
+            )
+        });
+        let dbeta = channels.map(|c| (back.dbeta[c] + self.start(), sizes[c].sum + self.start()));
+        let gradients =
+            [answer(Slot::Dx, dx), answer(Slot::Dgamma, dgamma), answer(Slot::Dbeta, dbeta)];
+        (forward, gradients)
+    }
+
+    /// What an inference and a backward with frozen statistics must give.
+    fn frozen(&self) -> ([Answer; 1], [Answer; 3]) {
+        let y = self.oracle(|input, running| reference::infer(input, running, &self.config));
+        let dy = self.tensor(&self.dy);
+        let back = self.oracle(|input, running| {
+            reference::frozen_backward(input, dy.view(), running, &self.config)
+        });
+        let sizes = self.sizes(Some(&self.running_mean));
+        let slope = |c: usize| 1.0 / (f64::from(self.running_var[c]) + self.config.epsilon).sqrt();
+        let gain = |c: usize| f64::from(self.gamma[c].abs()) * slope(c);
+        let y = y.iter().enumerate().map(|(i, &y)| {
+            let c = self.channel(i);
+            (y, gain(c) * sizes[c].reach + f64::from(self.beta[c].abs()))
+        });
+        let dx = back.dx.iter().enumerate().map(|(i, &dx)| {
+            let c = self.channel(i);
+            (dx, gain(c) * sizes[c].gradient)
+        });
+        let dgamma = (0..self.channels).map(|c| {
+            let terms = sizes[c].sum * sizes[c].reach * slope(c);
+            (back.dgamma[c] + self.start(), terms + self.start())
+        });
+        let dbeta =
+            (0..self.channels).map(|c| (back.dbeta[c] + self.start(), sizes[c].sum + self.start()));
+        (
+            [answer(Slot::Y, y)],
+            [answer(Slot::Dx, dx), answer(Slot::Dgamma, dgamma), answer(Slot::Dbeta, dbeta)],
+        )
+    }
+
+    /// What accumulated gradients start with.
+    fn start(&self) -> f64 {
+        if self.config.gradients.accumulate { 1.5 } else { 0.0 }
+    }
+}
+
+fn finite(v: f64) -> f64 {
+    if v.is_finite() { v } else { 0.0 }
+}
+
+/// The terms of a variance: its own, and those that an error of the mean moves.
+fn spread(variance: f64, reach: f64) -> f64 {
+    let variance = finite(variance);
+    2.0 * (variance + reach * variance.sqrt()) + if reach > 0.0 { FLUSHED } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::caps::Caps;
+    use crate::kernels::KernelOptions;
+    use crate::plan::Operation;
+
+    fn gpu() -> Option<Gpu> {
+        match Gpu::new_blocking() {
+            Ok(gpu) => Some(gpu),
+            Err(error) => {
+                let required = std::env::var("BATCHNORM_REQUIRE_GPU").is_ok_and(|v| v == "1");
+                assert!(!required, "BATCHNORM_REQUIRE_GPU is set, but: {error}");
+                eprintln!("SKIP: {error}");
+                None
+            }
+        }
+    }
+
+    /// On devices of both classes, the shapes take every kernel, and with both vector widths
+    /// wherever a kernel has them.
+    #[test]
+    fn every_kernel_is_asked() {
+        fn add<O: Operation>(found: &mut HashSet<(&'static str, u32)>, g: Geometry, caps: &Caps) {
+            let config = Config { update: Update::Cumulative, ..Config::pytorch() };
+            let plan = Plan::<O>::new(g, &config, caps).unwrap();
+            found.extend(plan.stages().iter().map(|s| (s.variant.kernel.name(), s.variant.vector)));
+        }
+        for class in [Class::Software, Class::Hardware] {
+            let caps = Caps { class, ..Caps::webgpu_default() };
+            let mut found = HashSet::new();
+            for (shape, axis) in SHAPES.iter().chain(&HOSTILE_SHAPES) {
+                let g = Geometry::new(shape, *axis).unwrap();
+                add::<Train>(&mut found, g, &caps);
+                add::<Statistics>(&mut found, g, &caps);
+                add::<Infer>(&mut found, g, &caps);
+                add::<Backward>(&mut found, g, &caps);
+                add::<FrozenBackward>(&mut found, g, &caps);
+            }
+            let missing: Vec<_> = shader_names()
+                .flat_map(|name| [(name, 1), (name, 4)])
+                .filter(|kernel| !found.contains(kernel))
+                .collect();
+            assert!(missing.is_empty(), "{class:?}: {missing:?}");
+        }
+    }
+
+    fn shader_names() -> impl Iterator<Item = &'static str> {
+        [
+            "rows_statistics",
+            "columns_statistics",
+            "finalize_statistics",
+            "rows_normalize",
+            "columns_normalize",
+            "rows_forward",
+            "columns_forward",
+            "rows_reduce",
+            "columns_reduce",
+            "finalize_gradients",
+            "rows_gradient",
+            "columns_gradient",
+            "rows_backward",
+            "columns_backward",
+            "rows_frozen",
+            "columns_frozen",
+        ]
+        .into_iter()
+    }
+
+    /// Adapters with one thing broken each: what the driver would have to get wrong, and the
+    /// operation that must notice.
+    #[rustfmt::skip]
+    const BROKEN: [(&str, [&str; 2], &str); 30] = [
+        ("a reduction that drops a lane", ["m = merge(m, Moments(tree_count[other]", "m = merge(m, Moments(0u * tree_count[other]"], "forward"),
+        ("a reduction of sums that drops a lane", ["s = Sums(s.dy + tree_dy[other]", "s = Sums(s.dy + 0.0 * tree_dy[other]"], "backward"),
+        ("a wrong merge weight", ["f32(b.count) / f32(max(count, 1u))", "0.5"], "forward"),
+        ("a merge that forgets how far the means lie apart", ["(b.variance - a.variance) + apart", "(b.variance - a.variance) + 0.0 * apart"], "forward"),
+        ("a dropped last chunk of a channel", ["return params.chunk_count * params.per_chunk;", "return max(params.chunk_count, 2u) * params.per_chunk - params.per_chunk;"], "statistics"),
+        ("a dropped last step of a row", ["let end = min(begin + params.chunk, params.step_count);", "let end = min(begin + params.chunk, params.step_count - 1u);"], "inference"),
+        ("a dropped tail of columns", ["select(0u, 1u, place * WIDTH < params.tail)", "0u"], "inference"),
+        ("a loop that ends early", ["for (; step < range.end; step = step + LANES) {\n        a =", "for (; step < min(range.end, range.begin + 7u); step = step + LANES) {\n        a ="], "forward"),
+        ("no barrier: a lane reads before its neighbour writes", ["let other = lane + distance;\n            m", "let other = lane;\n            m"], "forward"),
+        ("no barrier in sums", ["let other = lane + distance;\n            s", "let other = lane;\n            s"], "backward"),
+        ("no barrier: other lanes miss what the first shares", ["return Moments(tree_count[0], tree_mean[0], tree_variance[0]);", "return m;"], "forward"),
+        ("stale scratch: the second plane is not written", ["store_scratch(params.plane + at, m.variance);", ""], "statistics"),
+        ("stale scratch: merged sums are not written", ["store_scratch(params.sums + channel, s.dy);", ""], "backward"),
+        ("stale scratch: partials of columns are not written", ["store_scratch(params.plane + at + i, component(s.dyx, i));", ""], "backward"),
+        ("gamma and beta swapped", ["let shift = V(load_beta(range.channel)", "let shift = V(load_gamma(range.channel)"], "inference"),
+        ("gamma of a neighbour", ["let gain = component(c.inv_std, i) * load_gamma(channel);", "let gain = component(c.inv_std, i) * load_gamma(channel ^ select(0u, 1u, channel + 1u < params.channel_count));"], "inference"),
+        ("epsilon outside of the root", ["1.0 / sqrt(m.variance + params.epsilon)", "1.0 / (sqrt(m.variance) + params.epsilon)"], "forward"),
+        ("epsilon outside of the root of the running variance", ["1.0 / sqrt(variance + params.epsilon)", "1.0 / (sqrt(variance) + params.epsilon)"], "inference"),
+        ("a variance that cancels: no shift", ["return select(0.0, k, is_finite(k));", "return 0.0;"], "forward"),
+        ("a mean without its remainder", ["let rest = opaque(k - mean) + m.mean;", "let rest = 0.0;"], "forward"),
+        ("reassociation: opaque does nothing", ["let rest = opaque(k - mean) + m.mean;", "let rest = opaque((k - mean) + (m.mean - m.mean));"], "forward"),
+        ("NaN by its bits is folded", ["return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;", "return true;"], "device"),
+        ("opaque is seen through", ["return bitcast<f32>(bitcast<u32>(v) ^ params.zero);", "return bitcast<f32>(bitcast<u32>(v) ^ (params.zero & 0u));"], "device"),
+        ("loops end silently", ["done < asked", "done < min(asked, 10000u)"], "device"),
+        ("running statistics by the wrong weight", ["load_running_mean(channel) * keep + center.mean * rate", "load_running_mean(channel) * rate + center.mean * keep"], "forward"),
+        ("a biased running variance", ["variance * params.variance_factor", "variance"], "forward"),
+        ("a count that is not counted", ["load_batches(0u) + 1u", "load_batches(0u)"], "forward"),
+        ("non-finite statistics that are not kept out", ["if KEEP_NON_FINITE &&", "if false &&"], "forward"),
+        ("gradients that do not accumulate", ["select(0.0, load_dbeta(channel), ACCUMULATE)", "0.0"], "frozen_backward"),
+        ("a gradient without its slope", ["let factor = i * (s.dyx * i / n);", "let factor = 0.0;"], "backward"),
+    ];
+
+    #[test]
+    fn broken_adapters_are_caught() {
+        let Some(gpu) = gpu() else { return };
+        let whole = gpu.self_test_blocking().unwrap();
+        assert!(whole.passed(), "{whole}");
+        let mut escaped = Vec::new();
+        for (name, broken, operation) in BROKEN {
+            let options = KernelOptions { broken: Some(broken), ..Default::default() };
+            let adapter = gpu.clone().with_options(options);
+            // Without the longest shape, which takes half of the time and no kernel of its own.
+            let test =
+                pollster::block_on(adapter.self_test_on(&SHAPES[..SHAPES.len() - 1])).unwrap();
+            let noticed = |check: &Check| !check.passed() && check.operation == operation;
+            if !test.checks.iter().any(noticed) {
+                escaped.push(format!("{name}: {test}"));
+            }
+        }
+        assert!(escaped.is_empty(), "{}", escaped.join("\n"));
     }
 }

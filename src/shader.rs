@@ -286,6 +286,13 @@ pub fn source(variant: &Variant) -> String {
     text
 }
 
+/// The WGSL that `self_test` asks about the adapter itself: with the kernels' own `is_finite` and
+/// `opaque`.
+#[cfg(feature = "host")]
+pub(crate) fn probe() -> String {
+    [PARAMS, wgsl!("probe")].concat()
+}
+
 /// The overrides of a variant, by name.
 pub fn constants(variant: &Variant) -> [(&'static str, f64); 5] {
     [
