@@ -1,17 +1,23 @@
-//! The caller's mistakes: typed errors with slot names and numbers, before anything is recorded. On
-//! wgpu's noop device, so that they are tested on every machine.
+//! The caller's mistakes: typed errors with slot names and numbers, before anything is recorded, and
+//! nothing changed. On wgpu's noop device, so that they are tested on every machine; no error may
+//! reach its handler.
 
 use std::sync::{Arc, Mutex};
 
+use ndarray::{Array1, ArrayD};
+use wgpu_batchnorm::fold::{FoldError, Layer, Norm, WeightLayout, fold};
 use wgpu_batchnorm::{
-    Affine, Backward, BackwardBuffers, BindError, ChannelAxis, Config, FrozenBackwardBuffers,
-    Geometry, Gradients, Infer, InferBuffers, Kernels, Memory, Plan, PrepareError, Prepared, Slot,
-    SlotMemory, Statistics, StatisticsBuffers, Train, TrainBuffers, Update, wgpu,
+    Affine, Backward, BackwardBuffers, BatchNorm, BindError, Caps, ChannelAxis, Config,
+    ConfigError, FrozenBackward, FrozenBackwardBuffers, Geometry, GeometryError, Gpu, Gradients,
+    HostError, Infer, InferBuffers, Kernel, Kernels, LayerState, MAX_ITERATIONS, Memory, Moments,
+    MomentsError, Operation, Parameters, Plan, PlanError, PrepareError, Prepared,
+    RunningStatistics, RunningVariance, SavedStatistics, SingleValue, Slot, SlotMemory, Statistics,
+    StatisticsBuffers, Train, TrainBuffers, Tuning, Update, wgpu,
 };
 
 struct Bench {
     device: wgpu::Device,
-    _queue: wgpu::Queue,
+    queue: wgpu::Queue,
     kernels: Kernels,
     escaped: Arc<Mutex<Vec<String>>>,
 }
@@ -28,7 +34,11 @@ impl Bench {
             sink.lock().unwrap().push(error.to_string());
         }));
         let kernels = Kernels::new(&device);
-        Self { device, _queue: queue, kernels, escaped }
+        Self { device, queue, kernels, escaped }
+    }
+
+    fn gpu(&self) -> Gpu {
+        Gpu::from_device(self.device.clone(), self.queue.clone())
     }
 
     fn buffer(&self, size: u64) -> wgpu::Buffer {
@@ -471,4 +481,945 @@ fn an_empty_batch_needs_no_memory() {
     let mut encoder = bench.device.create_command_encoder(&Default::default());
     bound.encode_into(&mut encoder);
     encoder.finish();
+}
+
+/// A mistake, the error it must be, and what its text must say: the slot and both numbers.
+type Mistake = (&'static str, Result<(), HostError>, HostError, &'static [&'static str]);
+
+fn mistake<T, E: Into<HostError>>(
+    name: &'static str,
+    result: Result<T, E>,
+    expected: impl Into<HostError>,
+    words: &'static [&'static str],
+) -> Mistake {
+    (name, result.map(drop).map_err(Into::into), expected.into(), words)
+}
+
+fn check(mistakes: Vec<Mistake>) {
+    for (name, result, expected, words) in mistakes {
+        let error = result.expect_err(name);
+        // Debug text, as a NaN is not equal to itself.
+        assert_eq!(format!("{error:?}"), format!("{expected:?}"), "{name}");
+        let text = error.to_string();
+        for word in words {
+            assert!(text.contains(word), "{name}: {text:?} does not say {word:?}");
+        }
+        assert!(!text.contains("Slot") && !text.contains("Error"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn shapes_that_cannot_be_seen() {
+    let axis = |axis, rank| GeometryError::Axis { axis, rank };
+    let new = |shape: &[usize], axis| Geometry::new(shape, axis);
+    let overflow = |shape: &[usize]| GeometryError::Overflow { shape: shape.to_vec() };
+    check(vec![
+        mistake("no axis 1", new(&[3], ChannelAxis::First), axis(1, 1), &["1"]),
+        mistake("a scalar", new(&[], ChannelAxis::Last), axis(-1, 0), &["-1", "0"]),
+        mistake("a scalar per activation", new(&[], ChannelAxis::PerActivation), axis(0, 0), &[]),
+        mistake("an axis too many", new(&[2, 3], ChannelAxis::At(2)), axis(2, 2), &["2"]),
+        mistake("an axis too low", new(&[2, 3], ChannelAxis::At(-3)), axis(-3, 2), &["-3", "2"]),
+        mistake(
+            "the lowest axis",
+            new(&[2, 3], ChannelAxis::At(isize::MIN)),
+            axis(isize::MIN, 2),
+            &["-9223372036854775808"],
+        ),
+        mistake(
+            "more than 64 bits",
+            new(&[1 << 40, 1 << 20, 8], ChannelAxis::First),
+            overflow(&[1 << 40, 1 << 20, 8]),
+            &["64 bits", "1099511627776"],
+        ),
+        mistake(
+            "an overflow hidden by a zero",
+            new(&[0, usize::MAX, 2], ChannelAxis::First),
+            overflow(&[0, usize::MAX, 2]),
+            &["18446744073709551615"],
+        ),
+        mistake(
+            "bytes that overflow, elements that do not",
+            new(&[1 << 31, 1 << 31], ChannelAxis::Last),
+            overflow(&[1 << 31, 1 << 31]),
+            &["2147483648"],
+        ),
+    ]);
+}
+
+#[test]
+fn numbers_that_cannot_be_used() {
+    let bench = Bench::new();
+    let plan = |config: Config| Plan::<Train>::new(geometry(), &config, bench.kernels.caps());
+    let epsilon = |epsilon| plan(Config { epsilon, ..Config::keras() });
+    let update = |update| plan(Config { update, ..Config::keras() });
+    let bad = |epsilon| PlanError::Config(ConfigError::Epsilon { epsilon });
+    let weight = |field, value| PlanError::Config(ConfigError::Weight { field, value });
+    let (rate, decay) = ("update rate", "update decay");
+    let (nan, infinity) = (f64::NAN, f64::INFINITY);
+    check(vec![
+        mistake("epsilon NaN", epsilon(nan), bad(nan), &["epsilon", "NaN"]),
+        mistake("epsilon infinite", epsilon(infinity), bad(infinity), &["epsilon", "inf"]),
+        mistake("epsilon zero", epsilon(0.0), bad(0.0), &["epsilon", "0e0"]),
+        mistake("epsilon negative", epsilon(-1e-5), bad(-1e-5), &["-1e-5"]),
+        mistake("epsilon denormal in f32", epsilon(1e-39), bad(1e-39), &["1e-39", "1.17549"]),
+        mistake("epsilon over f32", epsilon(1e39), bad(1e39), &["1e39"]),
+        mistake(
+            "rate negative",
+            update(Update::Rate(-0.1)),
+            weight(rate, -0.1),
+            &["update rate", "-0.1"],
+        ),
+        mistake(
+            "rate over 1",
+            update(Update::Rate(1.5)),
+            weight(rate, 1.5),
+            &["update rate", "1.5", "1"],
+        ),
+        mistake("rate NaN", update(Update::Rate(nan)), weight(rate, nan), &["update rate", "NaN"]),
+        mistake(
+            "decay negative",
+            update(Update::Decay(-1.0)),
+            weight(decay, -1.0),
+            &["update decay"],
+        ),
+        mistake("decay in percent", update(Update::Decay(99.0)), weight(decay, 99.0), &["99"]),
+        mistake(
+            "decay NaN",
+            update(Update::Decay(nan)),
+            weight(decay, nan),
+            &["update decay", "NaN"],
+        ),
+    ]);
+    assert_eq!(bench.kernels.pipeline_count(), 0);
+}
+
+#[test]
+fn work_that_cannot_be_planned() {
+    let caps = Caps::webgpu_default();
+    let first = |shape: &[usize]| Geometry::new(shape, ChannelAxis::First).unwrap();
+    let limit = 128 << 20;
+    let large = |slot, size| PlanError::TooLarge { slot, size, limit };
+    let keras = Config::keras();
+    fn plan<O: Operation>(g: Geometry, config: &Config) -> Result<(), PlanError> {
+        Plan::<O>::new(g, config, &Caps::webgpu_default()).map(drop)
+    }
+    let huge = first(&[1, 2, (1 << 24) + 1]);
+    let over = large(Slot::X, (1 << 27) + 8);
+    let single = first(&[1, 5, 1]);
+    let one = || PlanError::SingleValue { geometry: single };
+    let per_activation = Geometry::new(&[1, 3, 4], ChannelAxis::PerActivation).unwrap();
+    let wide = Geometry::new(&[2, 1 << 24], ChannelAxis::Last).unwrap();
+    let good = Tuning::choose(&caps, &geometry(), keras.element);
+    let tuned = |tuning: &Tuning, caps: &Caps| {
+        Plan::<Train>::with_tuning(geometry(), &keras, caps, tuning).map(drop)
+    };
+    let lanes = |workgroup_size| tuned(&Tuning { workgroup_size, ..good.clone() }, &caps);
+    let size = |workgroup_size| PlanError::Tuning { workgroup_size, max: 256 };
+    let narrow = |max| Caps { max_workgroups_per_dimension: max, ..caps.clone() };
+    let small = Caps { max_workgroup_size: 64, ..caps.clone() };
+    // 510 columns of each channel in chunks of four rows: more partials than four lanes can merge.
+    let long = first(&[1024, 4, 510]);
+    let crumbs = Tuning {
+        workgroup_size: 4,
+        workgroup_count: u32::MAX,
+        min_column_loads: 1,
+        fused_loads: 0,
+        tiny_loads: 0,
+        min_row: u32::MAX,
+        ..good.clone()
+    };
+    let endless = Plan::<Train>::with_tuning(long, &keras, &caps, &crumbs).map(drop);
+    check(vec![
+        mistake("x over a binding", plan::<Train>(huge, &keras), over.clone(), &["x", "134217736"]),
+        mistake("the same in inference", plan::<Infer>(huge, &keras), over.clone(), &["134217728"]),
+        mistake("in the backward", plan::<Backward>(huge, &keras), over.clone(), &["x"]),
+        mistake("in the frozen one", plan::<FrozenBackward>(huge, &keras), over.clone(), &["x"]),
+        mistake("in statistics", plan::<Statistics>(huge, &keras), over, &["x"]),
+        mistake(
+            "saved over a binding",
+            plan::<Train>(wide, &keras),
+            large(Slot::Saved, 3 << 26),
+            &["saved", "201326592", "134217728"],
+        ),
+        mistake(
+            "moments over a binding",
+            plan::<Statistics>(wide, &keras),
+            large(Slot::Moments, 3 << 26),
+            &["moments", "201326592"],
+        ),
+        mistake("one value per channel", plan::<Train>(single, &keras), one(), &["SingleValue"]),
+        mistake("the same in the backward", plan::<Backward>(single, &keras), one(), &["5"]),
+        mistake(
+            "one value per activation",
+            plan::<Train>(per_activation, &keras),
+            PlanError::SingleValue { geometry: per_activation },
+            &["12"],
+        ),
+        mistake("no lanes", lanes(0), size(0), &["0", "256"]),
+        mistake("two lanes", lanes(2), size(2), &["2", "4 to 256"]),
+        mistake("no power of two", lanes(96), size(96), &["96", "power of two"]),
+        mistake("more lanes than the device has", lanes(512), size(512), &["512", "256"]),
+        mistake(
+            "more lanes than a small device has",
+            tuned(&Tuning { workgroup_size: 128, ..good.clone() }, &small),
+            PlanError::Tuning { workgroup_size: 128, max: 64 },
+            &["128", "64"],
+        ),
+        mistake(
+            "no grid at all",
+            tuned(&good, &narrow(0)),
+            PlanError::Grid { workgroup_count: 9, max: 0 },
+            &["9", "0"],
+        ),
+        mistake(
+            "more workgroups than fit a grid",
+            Plan::<Train>::new(first(&[2, 5000, 64]), &keras, &narrow(2)),
+            PlanError::Grid { workgroup_count: 5000, max: 4 },
+            &["5000", "4"],
+        ),
+        mistake(
+            "more iterations than every adapter has",
+            endless,
+            PlanError::Iterations {
+                kernel: Kernel::FinalizeStatistics,
+                iterations: 32_642,
+                max: MAX_ITERATIONS,
+            },
+            &["finalize_statistics", "32642", "16384"],
+        ),
+    ]);
+    let allow = Config { single_value: SingleValue::Allow, ..keras };
+    plan::<Train>(single, &allow).unwrap();
+}
+
+#[test]
+fn plans_for_a_more_capable_device() {
+    let bench = Bench::new();
+    let capable = Caps {
+        max_storage_binding_size: 1 << 32,
+        max_workgroups_per_dimension: 1 << 20,
+        max_workgroup_size: 1024,
+        ..bench.kernels.caps().clone()
+    };
+    let folded = Caps { max_workgroups_per_dimension: 65_535, ..capable.clone() };
+    let config = Config::keras();
+    fn prepare<O: Operation>(bench: &Bench, plan: Plan<O>) -> Result<(), PrepareError> {
+        bench.kernels.prepare(plan).map(drop)
+    }
+    let shape = |shape: &[usize], axis| Geometry::new(shape, axis).unwrap();
+    let large = shape(&[1 << 24, 4], ChannelAxis::Last);
+    let wide = shape(&[2, 1 << 24], ChannelAxis::Last);
+    let many = shape(&[2, 100_000, 64], ChannelAxis::First);
+    let lanes =
+        Tuning { workgroup_size: 1024, ..Tuning::choose(&capable, &geometry(), config.element) };
+    let limit = 128 << 20;
+    let too_large = |slot, size| PrepareError::TooLarge { slot, size, limit };
+    let too_many = |what, needed, limit| PrepareError::Limit { what, needed, limit };
+    check(vec![
+        mistake(
+            "a larger binding, training",
+            prepare(&bench, Plan::<Train>::new(large, &config, &capable).unwrap()),
+            too_large(Slot::X, 256 << 20),
+            &["x", "268435456", "134217728"],
+        ),
+        mistake(
+            "a larger binding, frozen backward",
+            prepare(&bench, Plan::<FrozenBackward>::new(large, &config, &capable).unwrap()),
+            too_large(Slot::X, 256 << 20),
+            &["x"],
+        ),
+        mistake(
+            "a larger binding for saved",
+            prepare(&bench, Plan::<Backward>::new(wide, &config, &folded).unwrap()),
+            too_large(Slot::Saved, 3 << 26),
+            &["saved", "201326592"],
+        ),
+        mistake(
+            "more workgroups in a dimension",
+            prepare(&bench, Plan::<Infer>::new(many, &config, &capable).unwrap()),
+            too_many("workgroups in a dimension", 100_000, 65_535),
+            &["100000", "65535"],
+        ),
+        mistake(
+            "more invocations in a workgroup",
+            prepare(
+                &bench,
+                Plan::<Infer>::with_tuning(geometry(), &config, &capable, &lanes).unwrap(),
+            ),
+            too_many("invocations per workgroup", 1024, 256),
+            &["1024", "256"],
+        ),
+    ]);
+    assert_eq!(bench.kernels.pipeline_count(), 0);
+}
+
+/// What the other operations refuse; training stands above.
+#[test]
+fn memory_of_every_operation() {
+    let bench = Bench::new();
+    let b = Buffers::new(&bench);
+    let caps = bench.kernels.caps();
+    let none = SlotMemory::default;
+    let (small, unfit) = (bench.buffer(8), bench.buffer_for(TENSOR, wgpu::BufferUsages::VERTEX));
+    let double = bench.buffer(2 * TENSOR.next_multiple_of(256));
+    let half = TENSOR.next_multiple_of(256);
+    let (dx, dgamma, dbeta) =
+        (bench.buffer(TENSOR), bench.buffer(CHANNELS), bench.buffer(CHANNELS));
+    let missing = |slot, required| BindError::Missing { slot, required };
+    let too_small = |slot, required, available| BindError::TooSmall { slot, required, available };
+    let misaligned = |slot, offset| BindError::Misaligned {
+        slot,
+        offset,
+        alignment: caps.storage_alignment.into(),
+    };
+    let shared = |a, b| BindError::SharedBuffer { a, b };
+
+    fn prepare<O: Operation>(bench: &Bench, config: &Config) -> Prepared<O> {
+        let plan = Plan::new(geometry(), config, bench.kernels.caps()).unwrap();
+        bench.kernels.prepare(plan).unwrap()
+    }
+    let config = Config::onnx();
+    let infer = prepare::<Infer>(&bench, &config);
+    let i = || InferBuffers {
+        x: (&b.x).into(),
+        y: (&b.y).into(),
+        gamma: (&b.gamma).into(),
+        beta: (&b.beta).into(),
+        running_mean: (&b.mean).into(),
+        running_var: (&b.var).into(),
+    };
+    let backward = prepare::<Backward>(&bench, &config);
+    let scratch = backward.plan().scratch_size();
+    let k = || BackwardBuffers {
+        x: (&b.x).into(),
+        dy: (&b.y).into(),
+        dx: (&dx).into(),
+        gamma: (&b.gamma).into(),
+        dgamma: (&dgamma).into(),
+        dbeta: (&dbeta).into(),
+        saved: (&b.saved).into(),
+        scratch: (&b.scratch).into(),
+    };
+    backward.bind(&k()).unwrap();
+    let frozen = prepare::<FrozenBackward>(&bench, &config);
+    let f = || FrozenBackwardBuffers {
+        x: (&b.x).into(),
+        dy: (&b.y).into(),
+        dx: (&dx).into(),
+        gamma: (&b.gamma).into(),
+        dgamma: (&dgamma).into(),
+        dbeta: (&dbeta).into(),
+        running_mean: (&b.mean).into(),
+        running_var: (&b.var).into(),
+        scratch: (&b.scratch).into(),
+    };
+    let cumulative =
+        prepare::<Train>(&bench, &Config { update: Update::Cumulative, ..config.clone() });
+    let plain = prepare::<Train>(&bench, &Config { affine: Affine::NONE, ..config.clone() });
+    let arena = prepare::<Train>(&bench, &Config { memory: Memory::Arena, ..config.clone() });
+    let quiet = prepare::<Backward>(&bench, &Config { affine: Affine::NONE, ..config.clone() });
+    let in_place = prepare::<Infer>(&bench, &Config { memory: Memory::InPlace, ..config });
+    let unused = |slot, reason| BindError::Unused { slot, reason };
+    let fits = TENSOR + 256;
+    check(vec![
+        mistake(
+            "inference without y",
+            infer.bind(&InferBuffers { y: none(), ..i() }),
+            missing(Slot::Y, TENSOR),
+            &["y", "240000"],
+        ),
+        mistake(
+            "inference without gamma",
+            infer.bind(&InferBuffers { gamma: none(), ..i() }),
+            missing(Slot::Gamma, 12),
+            &["gamma", "12"],
+        ),
+        mistake(
+            "inference without running_mean",
+            infer.bind(&InferBuffers { running_mean: none(), ..i() }),
+            missing(Slot::RunningMean, 12),
+            &["running_mean"],
+        ),
+        mistake(
+            "a running variance too small",
+            infer.bind(&InferBuffers { running_var: (&small).into(), ..i() }),
+            too_small(Slot::RunningVar, 12, 8),
+            &["running_var", "12", "8"],
+        ),
+        mistake(
+            "y in memory that cannot be bound",
+            infer.bind(&InferBuffers { y: (&unfit).into(), ..i() }),
+            BindError::Usage { slot: Slot::Y, usage: wgpu::BufferUsages::VERTEX },
+            &["y", "STORAGE", "VERTEX"],
+        ),
+        mistake(
+            "y over part of x",
+            infer.bind(&InferBuffers {
+                x: double.slice(..TENSOR).into(),
+                y: double.slice(256..fits).into(),
+                ..i()
+            }),
+            BindError::Overlap { a: Slot::X, a_range: 0..TENSOR, b: Slot::Y, b_range: 256..fits },
+            &["x", "y", "240256"],
+        ),
+        mistake(
+            "x and y side by side",
+            infer.bind(&InferBuffers {
+                x: double.slice(..TENSOR).into(),
+                y: double.slice(half..).into(),
+                ..i()
+            }),
+            shared(Slot::X, Slot::Y),
+            &["x", "y", "Memory::Arena"],
+        ),
+        mistake(
+            "y over gamma",
+            infer.bind(&InferBuffers { gamma: (&b.y).into(), ..i() }),
+            BindError::Overlap { a: Slot::Y, a_range: 0..TENSOR, b: Slot::Gamma, b_range: 0..12 },
+            &["y", "gamma"],
+        ),
+        mistake(
+            "y in place",
+            in_place.bind(&i()),
+            unused(Slot::Y, "in place, y overwrites x"),
+            &["y"],
+        ),
+        mistake(
+            "a backward without saved",
+            backward.bind(&BackwardBuffers { saved: none(), ..k() }),
+            missing(Slot::Saved, 36),
+            &["saved", "36"],
+        ),
+        mistake(
+            "a mean for saved",
+            backward.bind(&BackwardBuffers { saved: (&b.mean).into(), ..k() }),
+            too_small(Slot::Saved, 36, 12),
+            &["saved", "36", "12"],
+        ),
+        mistake(
+            "scratch of a smaller shape",
+            backward.bind(&BackwardBuffers { scratch: (&small).into(), ..k() }),
+            too_small(Slot::Scratch, scratch, 8),
+            &["scratch", "8"],
+        ),
+        mistake(
+            "scratch that lacks its last byte",
+            backward
+                .bind(&BackwardBuffers { scratch: b.scratch.slice(..scratch - 4).into(), ..k() }),
+            too_small(Slot::Scratch, scratch, scratch - 4),
+            &["scratch"],
+        ),
+        mistake(
+            "no scratch",
+            backward.bind(&BackwardBuffers { scratch: none(), ..k() }),
+            missing(Slot::Scratch, scratch),
+            &["scratch"],
+        ),
+        mistake(
+            "dx over dy",
+            backward.bind(&BackwardBuffers { dx: (&b.y).into(), ..k() }),
+            BindError::Overlap { a: Slot::Dy, a_range: 0..TENSOR, b: Slot::Dx, b_range: 0..TENSOR },
+            &["dy", "dx"],
+        ),
+        mistake(
+            "dgamma over dbeta",
+            backward.bind(&BackwardBuffers { dbeta: (&dgamma).into(), ..k() }),
+            BindError::Overlap { a: Slot::Dgamma, a_range: 0..12, b: Slot::Dbeta, b_range: 0..12 },
+            &["dgamma", "dbeta"],
+        ),
+        mistake(
+            "dgamma over gamma",
+            backward.bind(&BackwardBuffers { dgamma: (&b.gamma).into(), ..k() }),
+            BindError::Overlap { a: Slot::Gamma, a_range: 0..12, b: Slot::Dgamma, b_range: 0..12 },
+            &["gamma", "dgamma"],
+        ),
+        mistake(
+            "dgamma at 64 bytes",
+            backward.bind(&BackwardBuffers { dgamma: dx.slice(64..).into(), dx: none(), ..k() }),
+            missing(Slot::Dx, TENSOR),
+            &["dx"],
+        ),
+        mistake(
+            "dy at 4 bytes",
+            backward.bind(&BackwardBuffers { dy: double.slice(4..).into(), ..k() }),
+            misaligned(Slot::Dy, 4),
+            &["dy", "4", "256"],
+        ),
+        mistake(
+            "gamma that is not configured",
+            quiet.bind(&k()),
+            unused(Slot::Gamma, "the config has no gamma"),
+            &["gamma"],
+        ),
+        mistake(
+            "a frozen backward without its mean",
+            frozen.bind(&FrozenBackwardBuffers { running_mean: none(), ..f() }),
+            missing(Slot::RunningMean, 12),
+            &["running_mean"],
+        ),
+        mistake(
+            "a frozen backward without its variance",
+            frozen.bind(&FrozenBackwardBuffers { running_var: none(), ..f() }),
+            missing(Slot::RunningVar, 12),
+            &["running_var"],
+        ),
+        mistake(
+            "dbeta too small",
+            frozen.bind(&FrozenBackwardBuffers { dbeta: (&small).into(), ..f() }),
+            too_small(Slot::Dbeta, 12, 8),
+            &["dbeta", "12", "8"],
+        ),
+        mistake(
+            "scratch in x",
+            frozen.bind(&FrozenBackwardBuffers { scratch: (&b.x).into(), ..f() }),
+            BindError::Overlap {
+                a: Slot::X,
+                a_range: 0..TENSOR,
+                b: Slot::Scratch,
+                b_range: 0..frozen.plan().scratch_size(),
+            },
+            &["x", "scratch"],
+        ),
+        mistake(
+            "a cumulative average without its count",
+            cumulative.bind(&b.train()),
+            missing(Slot::Batches, 4),
+            &["batches", "4"],
+        ),
+        mistake(
+            "a count at 4 bytes",
+            cumulative.bind(&TrainBuffers { batches: b.x.slice(4..8).into(), ..b.train() }),
+            misaligned(Slot::Batches, 4),
+            &["batches"],
+        ),
+        mistake(
+            "parameters that are not configured",
+            plain.bind(&b.train()),
+            unused(Slot::Gamma, "the config has no gamma"),
+            &["gamma"],
+        ),
+        mistake(
+            "an overlap in an arena",
+            arena.bind(&TrainBuffers { gamma: b.x.slice(..CHANNELS).into(), ..b.train() }),
+            BindError::Overlap { a: Slot::X, a_range: 0..TENSOR, b: Slot::Gamma, b_range: 0..12 },
+            &["x", "gamma", "240000"],
+        ),
+        mistake(
+            "parameters that overlap in an arena",
+            arena.bind(&TrainBuffers { beta: (&b.gamma).into(), ..b.train() }),
+            BindError::Overlap { a: Slot::Gamma, a_range: 0..12, b: Slot::Beta, b_range: 0..12 },
+            &["gamma", "beta"],
+        ),
+    ]);
+}
+
+/// Arrays that do not fit are refused before anything reaches the device, and change nothing.
+#[test]
+fn arrays_that_do_not_fit() {
+    let bench = Bench::new();
+    let gpu = bench.gpu();
+    let x = ArrayD::<f32>::ones(vec![2, 3, 4]);
+    let flat = ArrayD::<f32>::ones(vec![2, 12]);
+    let (axis, config) = (ChannelAxis::First, Config::pytorch());
+    let none = Parameters::default();
+    let (two, three) = (Array1::<f32>::ones(2), Array1::<f32>::ones(3));
+    let length = |slot, length| HostError::Length { slot, length, channels: 3 };
+    let good = RunningStatistics::new(3);
+    let train = |axis, parameters, mut running: RunningStatistics| {
+        let before = running.clone();
+        let result = gpu.forward_train_blocking(x.view(), axis, parameters, &mut running, &config);
+        assert_eq!(format!("{running:?}"), format!("{before:?}"), "an error changes nothing");
+        result
+    };
+    let with = |change: fn(&mut RunningStatistics)| {
+        let mut running = RunningStatistics::new(3);
+        change(&mut running);
+        running
+    };
+    let infer = |running: &RunningStatistics| {
+        gpu.forward_infer_blocking(x.view(), axis, none, running, &config)
+    };
+    let variance = |value| HostError::RunningVariance { channel: 1, value };
+    let saved = |lengths: [usize; 3]| {
+        let [mean, rest, inv_std] = lengths.map(Array1::ones);
+        let saved = SavedStatistics { mean, rest, inv_std };
+        gpu.backward_blocking(x.view(), x.view(), axis, None, &saved, &config)
+    };
+    let fine = SavedStatistics { mean: three.clone(), rest: three.clone(), inv_std: three.clone() };
+    let gamma = Parameters { gamma: Some(two.view()), beta: None };
+    let beta = Parameters { gamma: Some(three.view()), beta: Some(two.view()) };
+    let outside = HostError::Geometry(GeometryError::Axis { axis: 3, rank: 3 });
+    let shapes = || HostError::Shape { x: vec![2, 3, 4], dy: vec![2, 12] };
+    check(vec![
+        mistake(
+            "gamma too short",
+            train(axis, gamma, good.clone()),
+            length(Slot::Gamma, 2),
+            &["gamma", "2", "3"],
+        ),
+        mistake(
+            "beta too short",
+            train(axis, beta, good.clone()),
+            length(Slot::Beta, 2),
+            &["beta", "2", "3"],
+        ),
+        mistake(
+            "a running mean too short",
+            train(axis, none, with(|r| r.mean = Array1::ones(1))),
+            length(Slot::RunningMean, 1),
+            &["running_mean", "1", "3"],
+        ),
+        mistake(
+            "a running variance too long",
+            train(axis, none, with(|r| r.var = Array1::ones(9))),
+            length(Slot::RunningVar, 9),
+            &["running_var", "9", "3"],
+        ),
+        mistake(
+            "a negative running variance in training",
+            train(axis, none, with(|r| r.var[1] = -1.0)),
+            variance(-1.0),
+            &["channel 1", "-1"],
+        ),
+        mistake(
+            "no such axis",
+            train(ChannelAxis::At(3), none, good.clone()),
+            outside.clone(),
+            &["3"],
+        ),
+        mistake(
+            "a negative running variance",
+            infer(&with(|r| r.var[1] = -0.5)),
+            variance(-0.5),
+            &["running_var", "channel 1", "-0.5"],
+        ),
+        mistake(
+            "a running variance of NaN",
+            infer(&with(|r| r.var[1] = f32::NAN)),
+            variance(f32::NAN),
+            &["channel 1", "NaN"],
+        ),
+        mistake(
+            "an infinite running variance",
+            infer(&with(|r| r.var[1] = f32::INFINITY)),
+            variance(f32::INFINITY),
+            &["channel 1", "inf"],
+        ),
+        mistake(
+            "running statistics of other channels",
+            infer(&RunningStatistics::new(4)),
+            length(Slot::RunningMean, 4),
+            &["running_mean", "4", "3"],
+        ),
+        mistake(
+            "a saved mean too short",
+            saved([2, 3, 3]),
+            length(Slot::Saved, 2),
+            &["saved", "2", "3"],
+        ),
+        mistake("a saved rest too short", saved([3, 2, 3]), length(Slot::Saved, 2), &["saved"]),
+        mistake(
+            "a saved inverse deviation too short",
+            saved([3, 3, 0]),
+            length(Slot::Saved, 0),
+            &["saved", "0"],
+        ),
+        mistake(
+            "dy of another shape",
+            gpu.backward_blocking(x.view(), flat.view(), axis, None, &fine, &config),
+            shapes(),
+            &["[2, 12]", "[2, 3, 4]"],
+        ),
+        mistake(
+            "dy of another shape, frozen",
+            gpu.frozen_backward_blocking(x.view(), flat.view(), axis, None, &good, &config),
+            shapes(),
+            &["dy"],
+        ),
+        mistake(
+            "gamma too short, frozen",
+            gpu.frozen_backward_blocking(
+                x.view(),
+                x.view(),
+                axis,
+                Some(two.view()),
+                &good,
+                &config,
+            ),
+            length(Slot::Gamma, 2),
+            &["gamma"],
+        ),
+        mistake(
+            "statistics along no axis",
+            gpu.statistics_blocking(x.view(), ChannelAxis::At(3)),
+            outside,
+            &["3"],
+        ),
+    ]);
+    assert_eq!(gpu.kernels().pipeline_count(), 0, "nothing was made for any of them");
+}
+
+#[test]
+fn layers_refuse_what_does_not_fit() {
+    let bench = Bench::new();
+    let gpu = bench.gpu();
+    let mut layer = BatchNorm::new(&gpu, 3, Config::pytorch()).unwrap();
+    let (x, other) = (ArrayD::<f32>::ones(vec![2, 3, 4]), ArrayD::<f32>::ones(vec![2, 4, 3]));
+    let with = |change: fn(&mut LayerState)| {
+        let mut state = LayerState::new(3);
+        state.batches = 7;
+        change(&mut state);
+        state
+    };
+    let length = |slot, length| HostError::Length { slot, length, channels: 3 };
+    let variance = |value| HostError::RunningVariance { channel: 2, value };
+    let channels = || HostError::Channels { found: 4, expected: 3 };
+    let shape = || HostError::Shape { x: vec![2, 3, 4], dy: vec![2, 4, 3] };
+    let moments = |mean: f64, variance: f64, count| {
+        Moments::new(count, vec![0.0, mean, 0.0], vec![1.0, variance, 1.0]).unwrap()
+    };
+    let not_finite = |mean, variance| MomentsError::NotFinite { channel: 1, mean, variance };
+    let bad = Config { epsilon: f64::NAN, ..Config::pytorch() };
+    let epsilon = PlanError::Config(ConfigError::Epsilon { epsilon: f64::NAN });
+    let mistakes = vec![
+        mistake("an epsilon of NaN", BatchNorm::new(&gpu, 3, bad), epsilon, &["epsilon", "NaN"]),
+        mistake(
+            "a backward before a forward",
+            layer.backward_blocking(x.view()),
+            HostError::NoForward,
+            &["forward"],
+        ),
+        mistake(
+            "gamma too short",
+            layer.load(&with(|s| s.gamma = Array1::ones(2))),
+            length(Slot::Gamma, 2),
+            &["gamma", "2", "3"],
+        ),
+        mistake(
+            "beta too long",
+            layer.load(&with(|s| s.beta = Array1::ones(4))),
+            length(Slot::Beta, 4),
+            &["beta", "4", "3"],
+        ),
+        mistake(
+            "a running mean too short",
+            layer.load(&with(|s| s.running_mean = Array1::ones(0))),
+            length(Slot::RunningMean, 0),
+            &["running_mean", "0"],
+        ),
+        mistake(
+            "a running variance too short",
+            layer.load(&with(|s| s.running_var = Array1::ones(2))),
+            length(Slot::RunningVar, 2),
+            &["running_var", "2"],
+        ),
+        mistake(
+            "a negative variance",
+            layer.load(&with(|s| s.running_var[2] = -1.0)),
+            variance(-1.0),
+            &["channel 2", "-1"],
+        ),
+        mistake(
+            "a variance of NaN",
+            layer.load(&with(|s| s.running_var[2] = f32::NAN)),
+            variance(f32::NAN),
+            &["channel 2", "NaN"],
+        ),
+        mistake(
+            "an infinite variance",
+            layer.load(&with(|s| s.running_var[2] = f32::INFINITY)),
+            variance(f32::INFINITY),
+            &["inf"],
+        ),
+        mistake(
+            "other channels in training",
+            layer.forward_train_blocking(other.view()),
+            channels(),
+            &["4", "3"],
+        ),
+        mistake(
+            "other channels in inference",
+            layer.forward_infer_blocking(other.view()),
+            channels(),
+            &["4", "3"],
+        ),
+        mistake(
+            "a frozen backward of two shapes",
+            layer.frozen_backward_blocking(x.view(), other.view()),
+            shape(),
+            &["[2, 4, 3]"],
+        ),
+        mistake(
+            "other channels in a re-estimation",
+            layer.re_estimate_blocking([other.view()]),
+            channels(),
+            &["4", "3"],
+        ),
+        mistake(
+            "a re-estimation of nothing",
+            layer.re_estimate_blocking([]),
+            MomentsError::Empty,
+            &["no value"],
+        ),
+        mistake(
+            "moments of other channels",
+            layer.set_running(&Moments::empty(4)),
+            MomentsError::Channels { found: 4, expected: 3 },
+            &["4", "3"],
+        ),
+        mistake(
+            "moments of no value",
+            layer.set_running(&Moments::empty(3)),
+            MomentsError::Empty,
+            &["no value"],
+        ),
+        mistake(
+            "an infinite mean",
+            layer.set_running(&moments(f64::INFINITY, 1.0, 5)),
+            not_finite(f32::INFINITY, 1.25),
+            &["channel 1", "inf"],
+        ),
+        mistake(
+            "a variance over f32",
+            layer.set_running(&moments(0.0, 1e39, 2)),
+            not_finite(0.0, f32::INFINITY),
+            &["channel 1", "inf"],
+        ),
+    ];
+    check(mistakes);
+    // No load took place: the count is as it was, and there is still no forward.
+    assert_eq!(layer.backward_blocking(x.view()), Err(HostError::NoForward));
+    assert_eq!(layer.state_blocking().unwrap().batches, 0);
+}
+
+#[test]
+fn moments_that_do_not_fit() {
+    let mut one = Moments::new(u64::MAX, vec![1.0], vec![2.0]).unwrap();
+    let before = one.clone();
+    let count = one.merge(&Moments::new(2, vec![1.0], vec![1.0]).unwrap());
+    let channels = one.merge(&Moments::empty(2));
+    check(vec![
+        mistake(
+            "more values than 64 bits count",
+            count,
+            MomentsError::Count { a: u64::MAX, b: 2 },
+            &["18446744073709551615", "2"],
+        ),
+        mistake(
+            "other channels",
+            channels,
+            MomentsError::Channels { found: 2, expected: 1 },
+            &["2", "1"],
+        ),
+        mistake(
+            "more variances than means",
+            Moments::new(1, vec![1.0], vec![1.0; 3]),
+            MomentsError::Channels { found: 3, expected: 1 },
+            &["3", "1"],
+        ),
+        mistake(
+            "a negative variance",
+            Moments::new(1, vec![1.0; 2], vec![1.0, -2.0]),
+            MomentsError::Variance { channel: 1, value: -2.0 },
+            &["channel 1", "-2"],
+        ),
+        mistake(
+            "a slot of four",
+            Moments::from_slot(1, &[0.0; 4]),
+            MomentsError::Slot { length: 4 },
+            &["4", "3"],
+        ),
+        mistake(
+            "running statistics of nothing",
+            Moments::empty(1).running(RunningVariance::Unbiased),
+            MomentsError::Empty,
+            &["no value"],
+        ),
+    ]);
+    assert_eq!(one, before, "an error changes nothing");
+}
+
+#[test]
+fn layers_that_cannot_be_folded() {
+    let layer = Layer {
+        weight: &[1.0; 12],
+        shape: &[2, 6],
+        layout: WeightLayout::OutputFirst,
+        bias: Some(&[0.0; 2]),
+    };
+    let norm = Norm {
+        gamma: Some(&[1.0; 2]),
+        beta: Some(&[0.0; 2]),
+        running_mean: &[0.0; 2],
+        running_var: &[1.0; 2],
+        epsilon: 1e-5,
+    };
+    fold(&layer, &norm).unwrap();
+    let length = |name, length| FoldError::Length { name, length, channels: 2 };
+    let not_finite = |name, index, value| FoldError::NotFinite { name, index, value };
+    let transposed = WeightLayout::Transposed { groups: 0 };
+    let three = WeightLayout::Transposed { groups: 4 };
+    let one = [1.0f32];
+    let nan = [0.0, f32::NAN];
+    let cases: Vec<(Layer<'_>, Norm<'_>, FoldError, &[&str])> = vec![
+        (layer, Norm { gamma: Some(&one), ..norm }, length("gamma", 1), &["gamma", "1", "2"]),
+        (layer, Norm { beta: Some(&one), ..norm }, length("beta", 1), &["beta"]),
+        (layer, Norm { running_mean: &one, ..norm }, length("running_mean", 1), &["running_mean"]),
+        (layer, Norm { running_var: &one, ..norm }, length("running_var", 1), &["running_var"]),
+        (Layer { bias: Some(&one), ..layer }, norm, length("bias", 1), &["bias", "1", "2"]),
+        (
+            layer,
+            Norm { running_var: &[1.0, -1.0], ..norm },
+            FoldError::Variance { channel: 1, value: -1.0 },
+            &["channel 1", "-1"],
+        ),
+        (
+            layer,
+            Norm { running_mean: &nan, ..norm },
+            not_finite("running_mean", 1, f64::NAN),
+            &["running_mean[1]", "NaN"],
+        ),
+        (
+            layer,
+            Norm { gamma: Some(&[1e38, 1e38]), running_var: &[0.0; 2], ..norm },
+            not_finite("folded weight", 0, 1e38f32 as f64 / 1e-5f64.sqrt()),
+            &["folded weight[0]"],
+        ),
+        (
+            layer,
+            Norm { epsilon: 0.0, ..norm },
+            FoldError::Config(ConfigError::Epsilon { epsilon: 0.0 }),
+            &["epsilon"],
+        ),
+        (
+            Layer { weight: &[1.0; 11], ..layer },
+            norm,
+            FoldError::Weight { length: 11, shape: vec![2, 6] },
+            &["11", "[2, 6]"],
+        ),
+        (
+            Layer { layout: transposed, ..layer },
+            norm,
+            FoldError::Groups { groups: 0, inputs: 2 },
+            &["0", "2"],
+        ),
+        (
+            Layer { layout: three, ..layer },
+            norm,
+            FoldError::Groups { groups: 4, inputs: 2 },
+            &["4", "2"],
+        ),
+        (
+            Layer { shape: &[12], layout: WeightLayout::TransposedLast, ..layer },
+            norm,
+            FoldError::Geometry(GeometryError::Axis { axis: -2, rank: 1 }),
+            &["-2", "1"],
+        ),
+    ];
+    for (layer, norm, expected, words) in cases {
+        let error = fold(&layer, &norm).unwrap_err();
+        assert_eq!(format!("{error:?}"), format!("{expected:?}"));
+        let text = error.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{text:?}: {words:?}");
+    }
 }
