@@ -753,6 +753,43 @@ fn plans_for_a_more_capable_device() {
     assert_eq!(bench.kernels.pipeline_count(), 0);
 }
 
+/// A program that prints an error's causes finds them.
+#[test]
+fn errors_have_their_causes() {
+    use std::error::Error;
+    fn depth(error: &dyn Error) -> usize {
+        error.source().map_or(0, |cause| 1 + depth(cause))
+    }
+    let epsilon = || ConfigError::Epsilon { epsilon: 0.0 };
+    let axis = || GeometryError::Axis { axis: 3, rank: 3 };
+    let missing = BindError::Missing { slot: Slot::X, required: 4 };
+    let limit = PrepareError::Limit { what: "lanes", needed: 2, limit: 1 };
+    let single = PlanError::SingleValue { geometry: geometry() };
+    let cases: [(&dyn Error, usize); 11] = [
+        (&HostError::from(PlanError::from(epsilon())), 2),
+        (&HostError::from(epsilon()), 2),
+        (&HostError::from(single.clone()), 1),
+        (&HostError::from(axis()), 1),
+        (&HostError::from(missing), 1),
+        (&HostError::from(limit), 1),
+        (&HostError::from(MomentsError::Empty), 1),
+        (&HostError::NoForward, 0),
+        (&single, 0),
+        (&FoldError::from(epsilon()), 1),
+        (&FoldError::from(axis()), 1),
+    ];
+    for (error, causes) in cases {
+        assert_eq!(depth(error), causes, "{error}");
+    }
+}
+
+/// What would fail every other test here does.
+#[test]
+#[should_panic(expected = "errors escaped to the caller's handler")]
+fn an_error_that_escapes_is_noticed() {
+    Bench::new().buffer_for(4, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE);
+}
+
 /// What the other operations refuse; training stands above.
 #[test]
 fn memory_of_every_operation() {

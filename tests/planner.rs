@@ -1,9 +1,9 @@
 //! Plans are plain data: tested for devices that are not here.
 
 use wgpu_batchnorm::{
-    Backward, Caps, ChannelAxis, Class, Config, ConfigError, FrozenBackward, Geometry, Gradients,
-    Infer, MAX_ITERATIONS, Memory, Operation, Plan, PlanError, SingleValue, Slot, Statistics,
-    Train, Tuning, Update,
+    Affine, Backward, Caps, ChannelAxis, Class, Config, ConfigError, FrozenBackward, Geometry,
+    Gradients, Infer, Kernel, MAX_ITERATIONS, Memory, Operation, Plan, PlanError, SingleValue,
+    Slot, Stage, Statistics, Train, Tuning, Update,
 };
 
 use crate::common::data::Random;
@@ -246,4 +246,162 @@ fn what_is_not_asked_for_is_not_bound() {
     let config = Config { update: Update::None, ..Config::keras() };
     let plan = Plan::<Train>::new(geometry, &config, &caps).unwrap();
     assert!(plan.slots().iter().all(|(slot, _)| *slot != Slot::RunningMean));
+}
+
+/// How often the busiest invocation loops, counted as the kernels are written.
+fn loops(stage: &Stage) -> u64 {
+    let p = &stage.params;
+    let (lanes, width) = (u64::from(stage.variant.workgroup_size), u64::from(stage.variant.vector));
+    let long = u64::from(p.step_count) + u64::from(p.tail > 0);
+    let chunk = u64::from(p.chunk).min(long);
+    let sweep = |steps: u64| steps / 4 + steps % 4;
+    let (rows, columns) = (sweep(chunk.div_ceil(lanes)), sweep(chunk));
+    let tree = |lanes: u64| u64::from(lanes.ilog2());
+    match stage.variant.kernel {
+        Kernel::CountBatch => 0,
+        Kernel::FinalizeStatistics | Kernel::FinalizeGradients => {
+            let group = u64::from(stage.variant.group_size);
+            let partials = u64::from(p.chunk_count) * u64::from(p.per_chunk);
+            partials.div_ceil(group) + tree(group)
+        }
+        Kernel::RowsStatistics | Kernel::RowsReduce => rows + tree(lanes),
+        Kernel::RowsNormalize | Kernel::RowsGradient => rows,
+        Kernel::RowsForward | Kernel::RowsBackward => 2 * rows + tree(lanes),
+        Kernel::RowsFrozen => chunk.div_ceil(lanes) + tree(lanes),
+        Kernel::ColumnsStatistics
+        | Kernel::ColumnsNormalize
+        | Kernel::ColumnsReduce
+        | Kernel::ColumnsGradient => columns + 2 * width,
+        Kernel::ColumnsForward => 2 * columns + 3 * width,
+        Kernel::ColumnsBackward => 2 * columns + 2 * width,
+        Kernel::ColumnsFrozen => chunk + 3 * width,
+    }
+}
+
+/// The bound that planning keeps below every adapter's limit is one, and not a wild one.
+#[test]
+fn iterations_bound_what_kernels_loop() {
+    let shapes: [(&[usize], ChannelAxis); 8] = [
+        (&[8, 64, 56, 56], ChannelAxis::First),
+        (&[4, 1, 1024, 1024], ChannelAxis::First),
+        (&[2, 9, 333, 333], ChannelAxis::First),
+        (&[700, 12, 7, 3], ChannelAxis::First),
+        (&[1 << 16, 64], ChannelAxis::Last),
+        (&[(1 << 18) + 1, 5], ChannelAxis::Last),
+        (&[900, 4099], ChannelAxis::Last),
+        (&[6, 33], ChannelAxis::Last),
+    ];
+    let mut kernels = std::collections::HashSet::new();
+    let mut examine = |stages: &[Stage], text: String| {
+        for stage in stages {
+            let (real, bound) = (loops(stage), stage.iterations());
+            let kernel = stage.variant.kernel;
+            assert!(real <= bound && bound <= real + 72, "{kernel:?}: {real} loops\n{text}");
+            kernels.insert(kernel);
+        }
+    };
+    let config = Config { update: Update::Cumulative, ..Config::pytorch() };
+    for (shape, axis) in shapes {
+        let g = Geometry::new(shape, axis).unwrap();
+        for class in [Class::Software, Class::Hardware] {
+            let caps = caps(class);
+            let own = Tuning::choose(&caps, &g, config.element);
+            let fused = Tuning {
+                fused_loads: u32::MAX,
+                fused_column_loads: u32::MAX,
+                fused_workgroups: 1,
+                ..own.clone()
+            };
+            for tuning in [own, fused] {
+                macro_rules! each {
+                    ($($operation:ty),*) => { $(
+                        let plan = Plan::<$operation>::with_tuning(g, &config, &caps, &tuning);
+                        let plan = plan.unwrap();
+                        examine(plan.stages(), plan.explain());
+                    )* };
+                }
+                each!(Train, Infer, Backward, FrozenBackward, Statistics);
+            }
+        }
+    }
+    assert_eq!(kernels.len(), 17, "a kernel is never planned: {kernels:?}");
+}
+
+/// Every operation's bytes, by hand: a tensor is e, the partials of a pass are p.
+#[test]
+fn bytes_are_counted_by_hand() {
+    let (caps, base) = (caps(Class::Hardware), Config::keras());
+    let only = |x, gamma, beta| Gradients { x, gamma, beta, accumulate: false };
+    // One dispatch, then three.
+    for (shape, fused) in [([2usize, 100, 16], true), ([64, 5, 4096], false)] {
+        let g = Geometry::new(&shape, ChannelAxis::First).unwrap();
+        let e = 4 * g.len();
+        let train = Plan::<Train>::new(g, &base, &caps).unwrap();
+        assert_eq!(train.stages().len(), if fused { 1 } else { 3 });
+        let p = train.scratch_size();
+        assert_eq!(train.bytes_moved(), if fused { 3 * e } else { 3 * e + 2 * p });
+        let config = Config { update: Update::Cumulative, ..base.clone() };
+        let counted = Plan::<Train>::new(g, &config, &caps).unwrap();
+        assert_eq!(counted.bytes_moved(), train.bytes_moved() + 8);
+        assert_eq!(Plan::<Infer>::new(g, &base, &caps).unwrap().bytes_moved(), 2 * e);
+        // The merged sums take two floats a channel, and are not counted.
+        let sums = 8 * g.channels();
+        let masks = [
+            (only(true, true, true), 5, 3),
+            (only(true, false, false), 5, 2),
+            (only(false, true, false), 2, 2),
+            (only(false, false, true), 1, 1),
+        ];
+        for (gradients, trained, frozen) in masks {
+            let config = Config { gradients, ..base.clone() };
+            let plan = Plan::<Backward>::new(g, &config, &caps).unwrap();
+            let p = plan.scratch_size().saturating_sub(sums);
+            assert_eq!(plan.bytes_moved(), trained * e + 2 * p, "{}", plan.explain());
+            assert_eq!(p > 0, !fused);
+            let plan = Plan::<FrozenBackward>::new(g, &config, &caps).unwrap();
+            let p = plan.scratch_size().saturating_sub(sums);
+            assert_eq!(plan.bytes_moved(), frozen * e + 2 * p, "{}", plan.explain());
+            assert_eq!(p > 0, gradients.gamma || gradients.beta);
+        }
+    }
+}
+
+/// Gradients of nothing: zeros, where there is something to be zero.
+#[test]
+fn an_empty_batch_has_the_gradients_it_can_have() {
+    let caps = Caps::webgpu_default();
+    let g = Geometry::new(&[0, 3, 4], ChannelAxis::First).unwrap();
+    let cases = [
+        (true, true, true, false, Affine::BOTH, 1),
+        (true, true, true, true, Affine::BOTH, 0),
+        (true, false, false, false, Affine::BOTH, 0),
+        (false, true, false, false, Affine::BOTH, 1),
+        (false, false, true, true, Affine::BOTH, 0),
+        (true, true, true, false, Affine::NONE, 0),
+    ];
+    for (x, gamma, beta, accumulate, affine, stages) in cases {
+        let gradients = Gradients { x, gamma, beta, accumulate };
+        let config = Config { gradients, affine, ..Config::keras() };
+        let plan = Plan::<Backward>::new(g, &config, &caps).unwrap();
+        assert_eq!(plan.stages().len(), stages, "{gradients:?} {affine:?}");
+        let plan = Plan::<FrozenBackward>::new(g, &config, &caps).unwrap();
+        assert_eq!(plan.stages().len(), stages, "{gradients:?} {affine:?}");
+    }
+}
+
+/// However short rows a tuning walks as columns, a run of more than 512 is rows.
+#[test]
+fn long_runs_are_rows() {
+    let caps = caps(Class::Hardware);
+    for (inner, kernel) in [
+        (512, Kernel::ColumnsNormalize),
+        (513, Kernel::RowsNormalize),
+        (1024, Kernel::RowsNormalize),
+    ] {
+        let g = Geometry::new(&[64, 3, inner], ChannelAxis::First).unwrap();
+        let own = Tuning::choose(&caps, &g, Config::keras().element);
+        let tuning = Tuning { min_row: u32::MAX, tiny_loads: 0, ..own };
+        let plan = Plan::<Infer>::with_tuning(g, &Config::keras(), &caps, &tuning).unwrap();
+        assert_eq!(plan.stages()[0].variant.kernel, kernel, "{}", plan.explain());
+    }
 }
