@@ -398,8 +398,9 @@ impl<O: Operation> Plan<O> {
     ) -> Result<Self, PlanError> {
         config.validate()?;
         let size = tuning.workgroup_size;
-        if !size.is_power_of_two() || size < 4 || size > caps.max_workgroup_size {
-            return Err(PlanError::Tuning { workgroup_size: size, max: caps.max_workgroup_size });
+        let max = caps.max_workgroup_size.min(MAX_WORKGROUP_SIZE);
+        if !size.is_power_of_two() || size < 4 || size > max {
+            return Err(PlanError::Tuning { workgroup_size: size, max });
         }
         let tensor_size = geometry.len() * config.element.size();
         // Indices and loop counters are u32, with room to step past the end.
@@ -582,6 +583,9 @@ impl Kernel {
         }
     }
 }
+
+/// No device has more lanes, and a few times as many steps past the end of a tensor still fit u32.
+const MAX_WORKGROUP_SIZE: u32 = 1 << 16;
 
 /// Columns that are merged into one channel lie together, up to this many.
 const MAX_COLUMN_RUN: u64 = 512;
@@ -1013,11 +1017,11 @@ pub enum PlanError {
         /// How often it may.
         max: u32,
     },
-    /// A workgroup size that is no power of two, below 4 or over the limit.
+    /// A workgroup size that is no power of two, below 4 or over the limit: the device's, or 65,536.
     Tuning {
         /// The size asked for.
         workgroup_size: u32,
-        /// The device's limit.
+        /// The limit.
         max: u32,
     },
 }

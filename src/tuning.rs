@@ -15,7 +15,7 @@ pub const MAX_ITERATIONS: u32 = 16_384;
 /// How a plan cuts its work. "Load" is one vector load (4 elements, or 1 where 4 do not fit).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Tuning {
-    /// Invocations per workgroup; a power of two, at least 4.
+    /// Invocations per workgroup; a power of two from 4 to 65,536.
     pub workgroup_size: u32,
     /// How many workgroups a pass over a tensor is split into when one per channel is too few.
     pub workgroup_count: u32,

@@ -181,6 +181,13 @@ fn refusals_are_typed() {
             Err(PlanError::Tuning { workgroup_size, max: 256 })
         );
     }
+    // Found by fuzzing: a chunk of so many lanes does not fit u32.
+    let unreal = Caps { max_workgroup_size: u32::MAX, ..caps.clone() };
+    let tuning = Tuning { workgroup_size: 1 << 31, ..good.clone() };
+    assert_eq!(
+        Plan::<Infer>::with_tuning(geometry(&[1, 9, 1]), &Config::keras(), &unreal, &tuning),
+        Err(PlanError::Tuning { workgroup_size: 1 << 31, max: 1 << 16 })
+    );
     // No number of a tuning makes planning panic.
     let zero = Tuning {
         workgroup_size: 8,

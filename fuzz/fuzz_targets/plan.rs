@@ -1,0 +1,188 @@
+//! No geometry, config, capability or tuning makes the planner panic or overflow, and a plan that
+//! comes out keeps its promises.
+
+#![no_main]
+
+use arbitrary::{Arbitrary, Unstructured};
+use libfuzzer_sys::fuzz_target;
+use wgpu_batchnorm::{
+    Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Geometry, Gradients, Infer,
+    MAX_ITERATIONS, Memory, NonFinite, Operation, Plan, RunningVariance, SingleValue, Slot,
+    Statistics, Train, Tuning, Update, shader,
+};
+
+#[derive(Arbitrary, Debug)]
+struct Question {
+    dimensions: Vec<Dimension>,
+    axis: Axis,
+    epsilon: f64,
+    weight: f64,
+    choices: [u8; 4],
+    flags: u16,
+    caps: [Size; 4],
+    tuning: Option<[Size; 9]>,
+}
+
+/// Small numbers, powers of two and their neighbours, and anything.
+#[derive(Arbitrary, Debug)]
+enum Dimension {
+    Small(u8),
+    Near { exponent: u8, off: i8 },
+    Any(usize),
+}
+
+#[derive(Arbitrary, Debug)]
+enum Axis {
+    First,
+    Last,
+    At(i8),
+    Any(isize),
+    PerActivation,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Size {
+    Power(u8),
+    Small(u8),
+    Any(u32),
+}
+
+impl Dimension {
+    fn get(&self) -> usize {
+        match *self {
+            Self::Small(n) => n.into(),
+            Self::Near { exponent, off } => {
+                (1usize << (exponent % 40)).saturating_add_signed(off.into())
+            }
+            Self::Any(n) => n,
+        }
+    }
+}
+
+impl Size {
+    fn get(&self) -> u32 {
+        match *self {
+            Self::Power(exponent) => 1 << (exponent % 32),
+            Self::Small(n) => n.into(),
+            Self::Any(n) => n,
+        }
+    }
+}
+
+fn examine<O: Operation>(
+    geometry: Geometry,
+    config: &Config,
+    caps: &Caps,
+    tuning: Option<&Tuning>,
+) {
+    let plan = match tuning {
+        Some(tuning) => Plan::<O>::with_tuning(geometry, config, caps, tuning),
+        None => Plan::<O>::new(geometry, config, caps),
+    };
+    let plan = match plan {
+        Ok(plan) => plan,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let text = plan.explain();
+    assert!(text.contains(O::NAME));
+    let slots = plan.slots();
+    for (slot, size) in &slots {
+        assert_eq!(*size, plan.slot_size(*slot));
+        assert!(*size > 0 && *size <= caps.max_storage_binding_size, "{text}");
+    }
+    let size_of = |slot| slots.iter().find(|(s, _)| *s == slot).map_or(0, |(_, size)| *size);
+    for stage in plan.stages() {
+        let (p, v) = (&stage.params, &stage.variant);
+        assert!(stage.iterations() <= u64::from(MAX_ITERATIONS), "{text}");
+        let [x, y, z] = stage.grid.map(u64::from);
+        let max = u64::from(caps.max_workgroups_per_dimension);
+        assert!(x <= max && y <= max && z == 1, "{text}");
+        let count = u64::from(p.workgroup_count);
+        assert!(x * y >= count && x * y < count + y, "{text}");
+        assert!(v.workgroup_size <= caps.max_workgroup_size && v.group_size <= v.workgroup_size);
+        for binding in shader::bindings(v) {
+            assert!(size_of(binding.slot) > 0, "{:?} binds {}: {text}", v.kernel, binding.slot);
+        }
+        // What the proof of the unchecked shaders builds on.
+        if !geometry.is_empty() {
+            for divisor in [p.row_loads, p.chunk_count, p.per_chunk, p.run, p.channel_count] {
+                assert!(divisor >= 1 || v.kernel.name() == "count_batch", "{text}");
+            }
+            let (steps, chunk) = (u64::from(p.step_count), u64::from(p.chunk));
+            let long = steps + u64::from(p.tail > 0);
+            assert!(u64::from(p.chunk_count) * chunk >= long, "chunks cover all steps: {text}");
+            assert!(u64::from(p.chunk_count - 1) * chunk < long, "no chunk is empty: {text}");
+        }
+        if v.slots.contains(Slot::Scratch) {
+            assert!(plan.scratch_size() >= 8 * u64::from(p.plane), "{text}");
+            let planes = u64::from(p.chunk_count) * u64::from(p.width);
+            assert_eq!(u64::from(p.plane), planes, "{text}");
+        }
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(q) = Question::arbitrary(&mut Unstructured::new(bytes)) else { return };
+    let shape: Vec<usize> = q.dimensions.iter().take(8).map(Dimension::get).collect();
+    let axis = match q.axis {
+        Axis::First => ChannelAxis::First,
+        Axis::Last => ChannelAxis::Last,
+        Axis::At(at) => ChannelAxis::At(at.into()),
+        Axis::Any(at) => ChannelAxis::At(at),
+        Axis::PerActivation => ChannelAxis::PerActivation,
+    };
+    let geometry = match Geometry::new(&shape, axis) {
+        Ok(geometry) => geometry,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let flag = |bit: u16| q.flags & 1 << bit != 0;
+    let config = Config {
+        epsilon: if flag(0) { q.epsilon } else { 1e-5 },
+        affine: Affine { gamma: flag(1), beta: flag(2) },
+        update: match q.choices[0] % 4 {
+            0 => Update::Rate(q.weight),
+            1 => Update::Decay(q.weight),
+            2 => Update::Cumulative,
+            _ => Update::None,
+        },
+        running_variance: match flag(3) {
+            true => RunningVariance::Unbiased,
+            false => RunningVariance::Population,
+        },
+        single_value: if flag(4) { SingleValue::Allow } else { SingleValue::Error },
+        non_finite: if flag(5) { NonFinite::Keep } else { NonFinite::Propagate },
+        memory: [Memory::Separate, Memory::InPlace, Memory::Arena][usize::from(q.choices[1] % 3)],
+        gradients: Gradients { x: flag(6), gamma: flag(7), beta: flag(8), accumulate: flag(9) },
+        ..Config::pytorch()
+    };
+    let [binding, workgroups, lanes, alignment] = q.caps.each_ref().map(Size::get);
+    let caps = Caps {
+        class: if flag(10) { Class::Software } else { Class::Hardware },
+        max_storage_binding_size: if flag(11) { u64::MAX } else { u64::from(binding) << 4 },
+        max_workgroups_per_dimension: if flag(12) { 65_535 } else { workgroups },
+        max_workgroup_size: if flag(13) { 256 } else { lanes },
+        storage_alignment: alignment,
+        ..Caps::webgpu_default()
+    };
+    let tuning = q.tuning.as_ref().map(|sizes| {
+        let [size, count, loads, columns, fused, fused_columns, groups, tiny, row] =
+            sizes.each_ref().map(Size::get);
+        Tuning {
+            workgroup_size: size,
+            workgroup_count: count,
+            min_loads: loads,
+            min_column_loads: columns,
+            fused_loads: fused,
+            fused_column_loads: fused_columns,
+            fused_workgroups: groups,
+            tiny_loads: tiny,
+            min_row: row,
+        }
+    });
+    let tuning = tuning.as_ref();
+    examine::<Train>(geometry, &config, &caps, tuning);
+    examine::<Infer>(geometry, &config, &caps, tuning);
+    examine::<Backward>(geometry, &config, &caps, tuning);
+    examine::<FrozenBackward>(geometry, &config, &caps, tuning);
+    examine::<Statistics>(geometry, &config, &caps, tuning);
+});
