@@ -391,9 +391,13 @@ mod tests {
         assert_eq!(verdicts(&file(&|_, t| t[5].1[2] += 1e-5)), all(false, true));
         assert_eq!(verdicts(&file(&|_, t| t[6].1[1] = f64::NAN)), all(true, false));
         assert_eq!(verdicts(&file(&|s, _| s["momentum"] = 0.4.into())), all(true, false));
-        // Every mode, layout and result, on the files that come along.
+        // Every mode, layout and result, on the repository's files; the package has none.
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        if !folder.exists() {
+            eprintln!("SKIP: there is no {}", folder.display());
+            return;
+        }
         for (name, count) in [("core", 388), ("adversarial", 420), ("onnx", 8)] {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
             let packed = std::fs::read(folder.join(format!("{name}.safetensors.gz")));
             let packed = packed.expect("a fixture");
             let mut bytes = Vec::new();
