@@ -7,7 +7,7 @@ use wgpu_batchnorm::reference::{self, Input, Running};
 use wgpu_batchnorm::{Caps, Class, Moments, RunningVariance, Tuning, Update};
 
 use crate::common::check::compare_statistics;
-use crate::common::compare::{self, Arithmetic, Bounds, Center};
+use crate::common::compare::{self, Arithmetic};
 use crate::common::data::{Case, Data};
 use crate::common::golden::{self, Golden};
 use crate::common::{gpu, runner};
@@ -58,7 +58,7 @@ fn oracle_agrees_with_pytorch_in_float64() {
             }
             for (name, actual) in results {
                 let expected = case.expected(name).unwrap();
-                let bounds = bounds(&case, name, Arithmetic::Oracle);
+                let bounds = case.bounds(name, Arithmetic::Oracle).unwrap();
                 for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
                     let same = a == e || a.is_nan() && e.is_nan();
                     let close = (a - e).abs() <= bounds[i];
@@ -102,40 +102,6 @@ fn on_gpu(case: &Golden, tuning: &Tuning) -> Option<Vec<(&'static str, Vec<f32>)
     ])
 }
 
-fn bounds(case: &Golden, name: &str, arithmetic: Arithmetic) -> Vec<f64> {
-    let geometry = Case::new(&case.shape, case.axis, case.config.clone()).geometry();
-    let (mean, var) = (case.input("running_mean").unwrap(), case.input("running_var").unwrap());
-    let x = case.input("x").unwrap();
-    let center = if case.train { Center::Batch } else { Center::Running { mean, var } };
-    let b = Bounds::new(
-        geometry,
-        x,
-        case.input("dy").unwrap_or(x),
-        (case.input("gamma"), case.input("beta")),
-        case.config.epsilon,
-        center,
-        arithmetic,
-    );
-    let rate = match case.config.update {
-        Update::Rate(rate) => rate,
-        Update::Decay(decay) => 1.0 - decay,
-        Update::Cumulative => 1.0 / f64::from(case.batches_before + 1),
-        Update::None => 0.0,
-    };
-    let factor = case.config.running_variance.factor(geometry.values_per_channel());
-    match name {
-        "y" => b.y(),
-        "save_mean" => b.mean(),
-        "save_invstd" => b.inv_std(),
-        "running_mean_out" => b.running_mean(mean, rate),
-        "running_var_out" => b.running_var(var, rate, factor, case.config.epsilon),
-        "dx" => b.dx(),
-        "dgamma" => b.dgamma(),
-        "dbeta" => b.dbeta(),
-        other => panic!("no bound for {other}"),
-    }
-}
-
 /// Runs all cases of a file under a tuning; prints the worst error per distribution and tensor
 /// beside PyTorch's.
 fn check(file: &str, class: Class) {
@@ -149,11 +115,7 @@ fn check(file: &str, class: Class) {
         let Some(results) = on_gpu(&case, &tuning) else { return };
         for (name, actual) in results {
             let Some(expected) = case.expected(name) else { continue };
-            // The ONNX files hold float32 results, half a unit in the last place off.
-            let half_ulp = |e: &f64| if file == "onnx" { e.abs() * 2f64.powi(-24) } else { 0.0 };
-            let bounds = bounds(&case, name, Arithmetic::Kernel);
-            let bounds: Vec<f64> =
-                bounds.iter().zip(expected).map(|(b, e)| b + half_ulp(e)).collect();
+            let bounds = case.bounds(name, Arithmetic::Kernel).unwrap();
             let result = compare::within(&actual, expected, &bounds);
             if !result.is_good() {
                 failures.push(format!("{class:?} {}/{name}: {result:?}", case.name));
