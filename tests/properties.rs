@@ -441,7 +441,13 @@ fn a_line_is_the_whole_case() {
 /// A failing property is found and shrunk to the smallest case that fails: more than 100 values.
 #[test]
 fn a_failure_is_shrunk() {
-    let config = ProptestConfig { failure_persistence: None, ..Default::default() };
+    let config = ProptestConfig {
+        cases: 256,
+        failure_persistence: None,
+        max_shrink_iters: 10_000,
+        rng_seed: RngSeed::Fixed(1),
+        ..Default::default()
+    };
     let result = TestRunner::new(config).run(&setups(), |setup| {
         prop_assert!(setup.case.geometry().len() <= 100);
         Ok(())
