@@ -42,7 +42,7 @@ const PROPERTIES: [(&str, u32, Property); 17] = [
     ("transposed", 64, transposed),
     ("merged", 128, merged),
     ("accumulated", 48, accumulated),
-    ("masked", 64, masked),
+    ("masked", 96, masked),
     ("linear", 64, linear),
     ("slopes", 96, slopes),
     ("host", 64, host),
@@ -782,13 +782,19 @@ fn accumulated(gpu: &Gpu, s: &Setup) -> Result<(), String> {
 /// A gradient is the same to the bit whichever others are asked for.
 fn masked(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let data = s.data();
-    let whole = s.whole();
+    let with = |gradients| {
+        s.with(|config| {
+            config.affine = Affine::BOTH;
+            config.gradients = gradients;
+        })
+    };
+    let (whole, case) = (with(Gradients::ALL), with(s.case.config.gradients));
     let of = |case: &Case| (runner::train(gpu, case, &data), runner::frozen(gpu, case, &data));
-    let ((all, frozen_all), (some, frozen_some)) = (of(&whole), of(&s.case));
+    let ((all, frozen_all), (some, frozen_some)) = (of(&whole), of(&case));
     for (all, some) in [(&all, &some), (&frozen_all, &frozen_some)] {
         for name in ["dx", "dgamma", "dbeta"] {
             if !some.get(name).is_empty() {
-                same(name, &s.case, &bits(some.get(name)), &bits(all.get(name)))?;
+                same(name, &case, &bits(some.get(name)), &bits(all.get(name)))?;
             }
         }
     }
