@@ -253,9 +253,10 @@ pub fn source(variant: &Variant) -> String {
     text.push_str(if variant.vector == 4 { VECTOR_4 } else { VECTOR_1 });
     for binding in bindings(variant) {
         let mode = if binding.read_only { "read" } else { "read_write" };
+        // A prefix, as `dx` is a namespace of DXC's, which naga does not know to avoid.
         let _ = writeln!(
             text,
-            "@group(0) @binding({}) var<storage, {mode}> {}: array<{}>;",
+            "@group(0) @binding({}) var<storage, {mode}> slot_{}: array<{}>;",
             binding.number,
             binding.slot,
             value_type(binding.slot)
@@ -268,12 +269,12 @@ pub fn source(variant: &Variant) -> String {
         let value = value_type(slot);
         let _ = writeln!(text, "const HAS_{}: bool = {bound};", slot.name().to_uppercase());
         let read = match bound {
-            true => format!("{memory}[i]"),
+            true => format!("slot_{memory}[i]"),
             false => format!("{value}({})", neutral(slot)),
         };
         let _ = writeln!(text, "fn load_{slot}(i: u32) -> {value} {{ return {read}; }}");
         let write = if bound && access == Some(Writes) {
-            format!("{memory}[i] = v;")
+            format!("slot_{memory}[i] = v;")
         } else {
             String::new()
         };

@@ -237,6 +237,11 @@ fn to_hlsl(
     let reflection = hlsl::Writer::new(&mut text, &options, &pipeline)
         .write(module, info, None)
         .map_err(|e| e.to_string())?;
+    // Namespaces of DXC's: naga takes them for free names.
+    let mut names = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    if let Some(name) = names.find(|name| ["dx", "vk"].contains(name)) {
+        return Err(format!("DXC has a namespace {name}"));
+    }
     match &reflection.entry_point_names[..] {
         [Ok(_)] => Ok(text),
         other => Err(format!("{other:?}")),
