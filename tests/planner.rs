@@ -102,6 +102,8 @@ fn explanations_name_the_path_and_the_numbers() {
     }
     assert!(text.contains(&format!("scratch {} bytes", plan.scratch_size())), "{text}");
     assert!(text.contains(&format!("move {} bytes", plan.bytes_moved())), "{text}");
+    let tensors = plan.bytes_moved() as f64 / (4 * geometry.len()) as f64;
+    assert!(text.contains(&format!("({tensors:.2} tensors)")), "{text}");
 }
 
 #[test]
@@ -223,6 +225,26 @@ fn refusals_are_typed() {
         Plan::<Statistics>::new(wide, &Config::keras(), &caps).unwrap_err(),
         PlanError::TooLarge { slot: Slot::Moments, size: 3 * 4 * 3 * 2048 * 2048, limit }
     );
+    // Loops and a grid that just fit are planned: 163 chunks of 402 partials for four lanes, and
+    // the two steps of their tree.
+    let crumbs = Tuning {
+        workgroup_size: 4,
+        workgroup_count: u32::MAX,
+        min_column_loads: 1,
+        min_row: u32::MAX,
+        ..zero
+    };
+    let merge = |outer| {
+        let geometry = geometry(&[outer, 2, 402]);
+        Plan::<Train>::with_tuning(geometry, &Config::keras(), &caps, &crumbs)
+    };
+    assert_eq!(merge(163 * 4).unwrap().stages()[1].iterations(), u64::from(MAX_ITERATIONS));
+    assert!(matches!(merge(164 * 4), Err(PlanError::Iterations { iterations: 16_484, .. })));
+    let square = Caps { max_workgroups_per_dimension: 2, ..caps.clone() };
+    for (channels, fits) in [(4, true), (5, false)] {
+        let plan = Plan::<Train>::new(geometry(&[2, channels, 64]), &Config::keras(), &square);
+        assert_eq!(plan.is_ok(), fits, "{channels} channels");
+    }
     let narrow = Caps { max_workgroups_per_dimension: 2, ..caps.clone() };
     assert!(matches!(
         Plan::<Train>::new(geometry(&[2, 5000, 64]), &Config::keras(), &narrow),
