@@ -7,29 +7,11 @@ use wgpu_batchnorm::{
 };
 
 use crate::common::check::{check, compare_frozen, compare_statistics, compare_training};
-use crate::common::data::{Case, Data, Random};
+use crate::common::data::{Case, Data, Random, small_tunings};
 use crate::common::{gpu, runner};
 
-/// Small numbers, so that small tensors reach every boundary.
 fn tunings() -> Vec<Tuning> {
-    let split = Tuning {
-        workgroup_size: 8,
-        workgroup_count: 6,
-        min_loads: 1,
-        min_column_loads: 1,
-        fused_loads: 0,
-        fused_column_loads: 0,
-        fused_workgroups: 1,
-        tiny_loads: 0,
-        min_row: 4,
-    };
-    let fused = Tuning {
-        fused_loads: 4_096,
-        fused_column_loads: 4_096,
-        tiny_loads: 4_096,
-        ..split.clone()
-    };
-    let wide = Tuning { workgroup_size: 64, ..split.clone() };
+    let [split, fused, wide] = small_tunings();
     let columns_only = Tuning { min_row: u32::MAX, workgroup_count: 40, ..split.clone() };
     vec![split, fused, wide, columns_only]
 }

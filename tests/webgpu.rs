@@ -16,7 +16,7 @@ use wgpu_batchnorm::{
 
 use crate::common::check::{Oracle, flat, rate};
 use crate::common::compare::{Center, accumulated};
-use crate::common::data::{Case, Data, Random};
+use crate::common::data::{Case, Data, Random, small_tunings};
 use crate::common::runner::{Arrangement, Contents, bits, inputs};
 use crate::common::variants;
 
@@ -255,24 +255,7 @@ fn cases() -> Cases {
         (&[17, 4, 3], ChannelAxis::First),
         (&[0, 3], ChannelAxis::First),
     ];
-    let split = Tuning {
-        workgroup_size: 8,
-        workgroup_count: 6,
-        min_loads: 1,
-        min_column_loads: 1,
-        fused_loads: 0,
-        fused_column_loads: 0,
-        fused_workgroups: 1,
-        tiny_loads: 0,
-        min_row: 4,
-    };
-    let fused = Tuning {
-        fused_loads: 4_096,
-        fused_column_loads: 4_096,
-        tiny_loads: 4_096,
-        ..split.clone()
-    };
-    let wide = Tuning { workgroup_size: 64, ..split.clone() };
+    let [split, fused, wide] = small_tunings();
     let mut cases = Cases::default();
     let mut turn = 0;
     for (shape, axis) in shapes {

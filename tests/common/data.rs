@@ -112,3 +112,27 @@ impl Data {
         }
     }
 }
+
+/// Small numbers, so that small tensors reach every boundary: several dispatches, one, and wide
+/// workgroups.
+pub fn small_tunings() -> [Tuning; 3] {
+    let split = Tuning {
+        workgroup_size: 8,
+        workgroup_count: 6,
+        min_loads: 1,
+        min_column_loads: 1,
+        fused_loads: 0,
+        fused_column_loads: 0,
+        fused_workgroups: 1,
+        tiny_loads: 0,
+        min_row: 4,
+    };
+    let fused = Tuning {
+        fused_loads: 4_096,
+        fused_column_loads: 4_096,
+        tiny_loads: 4_096,
+        ..split.clone()
+    };
+    let wide = Tuning { workgroup_size: 64, ..split.clone() };
+    [split, fused, wide]
+}
