@@ -1,5 +1,5 @@
 
-// Partial statistics: mean (relative to the channel's first element) and variance of every column
+// Partial statistics: mean (relative to the channel's shift) and variance of every column
 // in one chunk of rows.
 // Grid: tiles of columns × chunks. Reads: x. Writes: scratch, two planes [chunk][column].
 

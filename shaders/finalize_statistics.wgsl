@@ -1,6 +1,6 @@
 
 // Merges the partial statistics of each channel; GROUP lanes share a channel.
-// Grid: channels / (LANES / GROUP). Reads: scratch, x (its first elements), batches.
+// Grid: channels / (LANES / GROUP). Reads: scratch, x (for the shift), batches.
 // Writes: saved, running_mean, running_var; or moments.
 
 @compute @workgroup_size(LANES)

@@ -1,5 +1,5 @@
 
-// Partial statistics: mean (relative to the channel's first element) and variance of one chunk of
+// Partial statistics: mean (relative to the channel's shift) and variance of one chunk of
 // one channel.
 // Grid: channels × chunks. Reads: x. Writes: scratch, two planes [chunk][channel].
 

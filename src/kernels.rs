@@ -273,7 +273,8 @@ fn trusted(
     // for. Within those sizes:
     // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
-    //   loops end at `Range::end` or `Strip::end` and idle lanes return;
+    //   loops end at `Range::end` or `Strip::end` and idle lanes return; a channel's shift is read
+    //   where its steps 0, step_count/2 and step_count − 1 begin;
     // - per-channel slots are indexed below channel_count (saved and moments: 3·channel_count);
     // - the scratch is indexed below 2·plane, and below sums + 2·channel_count in backward
     //   operations, which reserve it.

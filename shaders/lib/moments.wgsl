@@ -1,7 +1,7 @@
 
 // Mean and variance with one read, without cancellation.
 //
-// Values enter relative to a shift k (the channel's first element). Four at a time get a mean and a
+// Values enter relative to a shift k (one of the channel's elements). Four at a time get a mean and a
 // variance of their own; sets are merged by Chan, Golub and LeVeque's formula, written with the
 // variance instead of the sum of squares so that values up to 1e19 do not overflow:
 //   w = n_b / (n_a + n_b),  δ = m_b − m_a
@@ -87,9 +87,35 @@ fn collapse(a: Accumulator) -> Moments {
     return first;
 }
 
-// The shift of a channel: its first element, where that is finite.
+// The shift of a channel: the median of its first, a middle and a late element, or of those of them
+// that are finite. One of them may be an outlier without harm.
 fn shift_of(channel: u32) -> f32 {
-    let e = channel * params.inner;
-    let k = component(load_x(e / WIDTH), e % WIDTH);
+    let first = channel * params.inner;
+    let a = value_at(first);
+    let b = value_at(first + step_offset(params.step_count / 2u));
+    let c = value_at(first + step_offset(params.step_count - 1u));
+    let any = select(select(select(0.0, c, is_finite(c)), b, is_finite(b)), a, is_finite(a));
+    let k = median(
+        select(any, a, is_finite(a)),
+        select(any, b, is_finite(b)),
+        select(any, c, is_finite(c)),
+    );
     return select(0.0, k, is_finite(k));
+}
+
+fn median(a: f32, b: f32, c: f32) -> f32 {
+    return max(min(a, b), min(max(a, b), c));
+}
+
+fn value_at(e: u32) -> f32 {
+    return component(load_x(e / WIDTH), e % WIDTH);
+}
+
+// Elements from a channel's first element to where its step begins. For columns, which have no
+// row_stride, a step is a row of all columns.
+fn step_offset(step: u32) -> u32 {
+    if params.row_stride == 0u {
+        return step * params.row_loads * WIDTH;
+    }
+    return (step / params.row_loads * params.row_stride + step % params.row_loads) * WIDTH;
 }

@@ -5,7 +5,7 @@
 //! deviation 0.58·u, so λ = 4 is a margin of seven standard deviations: correct code exceeds a bound
 //! with a chance of some 1e-12.
 //!
-//! With D = max |x − k| over a channel (k its first element) and m = 16 + n/4 updates in a row (a
+//! With D = max |x − k| over a channel (k one of its elements: D is at most their range) and m = 16 + n/4 updates in a row (a
 //! whole channel in one lane, four values an update, and the trees):
 //! - mean: each update rounds once, and the error of update j keeps the weight j/m, which sums to
 //!   √(m/3): `δμ = u·D·(6 + λ·√(m/3))`, with 6 for the rounding of x − k and of the batch's mean.
@@ -27,7 +27,7 @@ const LAMBDA: f64 = 4.0;
 /// The arithmetic whose rounding is bounded.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Arithmetic {
-    /// The kernels: f32, relative to the channel's first element, four values an update.
+    /// The kernels: f32, relative to one of the channel's elements, four values an update.
     Kernel,
     /// Plain f64 loops: the oracle, and PyTorch in float64.
     Oracle,
@@ -245,7 +245,13 @@ impl Bounds {
                     let shifted = values().map(|x| x - k).sum::<f64>() / n;
                     let mean = k + shifted;
                     let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-                    let reach = values().map(|x| (x - k).abs()).fold(0.0, f64::max);
+                    let reach = match arithmetic {
+                        Arithmetic::Kernel => {
+                            let largest = values().fold(f64::NEG_INFINITY, f64::max);
+                            largest - values().fold(f64::INFINITY, f64::min)
+                        }
+                        Arithmetic::Oracle => values().map(f64::abs).fold(0.0, f64::max),
+                    };
                     let rounding = unit * (6.0 + LAMBDA * arithmetic.roundings(n) / 3f64.sqrt());
                     let mean_error = rounding * reach;
                     let variance_error =
