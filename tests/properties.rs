@@ -212,20 +212,8 @@ impl FromStr for Setup {
             "none" => None,
             numbers => {
                 let n = numbers.split(',').map(number).collect::<Result<Vec<u32>, _>>()?;
-                let [size, count, loads, column_loads, fused, workgroups, tiny, row] = n[..] else {
-                    return Err(format!("{numbers} are not eight numbers"));
-                };
-                Some(Tuning {
-                    workgroup_size: size,
-                    workgroup_count: count,
-                    min_loads: loads,
-                    min_column_loads: column_loads,
-                    fused_loads: fused,
-                    fused_column_loads: fused,
-                    fused_workgroups: workgroups,
-                    tiny_loads: tiny,
-                    min_row: row,
-                })
+                let numbers = <[u32; 8]>::try_from(n);
+                Some(tuning_of(numbers.map_err(|n| format!("{n:?} are not eight numbers"))?))
             }
         };
         let bad = match field("bad")?.split_once('@') {
@@ -307,17 +295,23 @@ fn tunings() -> impl Strategy<Value = Tuning> {
         select(vec![0u32, 8, 256]),
         select(vec![4u32, 32, u32::MAX]),
     )
-        .prop_map(|(size, count, loads, column_loads, fused, workgroups, tiny, row)| Tuning {
-            workgroup_size: size,
-            workgroup_count: count,
-            min_loads: loads,
-            min_column_loads: column_loads,
-            fused_loads: fused,
-            fused_column_loads: fused,
-            fused_workgroups: workgroups,
-            tiny_loads: tiny,
-            min_row: row,
-        })
+        .prop_map(|numbers| tuning_of(numbers.into()))
+}
+
+/// As the one-line case has it.
+fn tuning_of(numbers: [u32; 8]) -> Tuning {
+    let [size, count, loads, column_loads, fused, workgroups, tiny, row] = numbers;
+    Tuning {
+        workgroup_size: size,
+        workgroup_count: count,
+        min_loads: loads,
+        min_column_loads: column_loads,
+        fused_loads: fused,
+        fused_column_loads: fused,
+        fused_workgroups: workgroups,
+        tiny_loads: tiny,
+        min_row: row,
+    }
 }
 
 fn setups() -> impl Strategy<Value = Setup> {

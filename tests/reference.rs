@@ -4,6 +4,8 @@ use ndarray::{Array1, ArrayD, array};
 use wgpu_batchnorm::reference::{self, Input, ReferenceError, Running};
 use wgpu_batchnorm::{ChannelAxis, Config, NonFinite, RunningVariance, SingleValue, Update};
 
+use crate::common::compare;
+
 /// Channel 0 holds 1, 3, 5, 7 (mean 4, variance 5), channel 1 four times 2.
 fn tensor() -> ArrayD<f64> {
     ArrayD::from_shape_vec(vec![2, 2, 2], vec![1.0, 3.0, 2.0, 2.0, 5.0, 7.0, 2.0, 2.0]).unwrap()
@@ -101,9 +103,10 @@ fn training_backward_is_the_slope() {
         (&y * &dy).sum()
     };
     let g = reference::backward(&input(&x, &gamma, &beta), dy.view(), &config).unwrap();
-    // Central differences err by h²·f''' / 6 and 2⁻⁵²·f / h: some 1e-9 for h = 1e-5.
-    let h = 1e-5;
-    let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-7, "{a} is not {b}");
+    let h = compare::DIFFERENCE_STEP;
+    let near = |a: f64, b: f64| {
+        assert!((a - b).abs() < compare::DIFFERENCE_ERROR, "{a} is not {b}");
+    };
     for i in 0..x.len() {
         let (mut up, mut down) = (x.clone(), x.clone());
         up.as_slice_mut().unwrap()[i] += h;

@@ -130,16 +130,7 @@ fn parse_train(parser: &mut lexopt::Parser) -> Result<Option<Command>, Error> {
     let mut train = Train {
         input: Input::default(),
         epochs: 10,
-        settings: Settings {
-            batch: 128,
-            seed: 0,
-            optimizer: Optimizer::Adam,
-            learning_rate: 1e-3,
-            weight_decay: 0.0,
-            dropout: 0.0,
-            normalize: Some(Config::keras()),
-            order: Order::ReluFirst,
-        },
+        settings: Settings::default(),
         without_norm: false,
         save: None,
         resume: None,

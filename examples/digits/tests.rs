@@ -33,16 +33,7 @@ fn gpu() -> Option<&'static Gpu> {
 }
 
 fn settings() -> Settings {
-    Settings {
-        batch: 128,
-        seed: 1,
-        optimizer: Optimizer::Adam,
-        learning_rate: 1e-3,
-        weight_decay: 0.0,
-        dropout: 0.0,
-        normalize: Some(Config::keras()),
-        order: Order::ReluFirst,
-    }
+    Settings { seed: 1, ..Settings::default() }
 }
 
 fn design(normalize: Option<Config>, optimizer: Optimizer, max_batch: usize) -> Design {

@@ -29,6 +29,22 @@ pub struct Settings {
     pub order: Order,
 }
 
+/// The article's.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            batch: 128,
+            seed: 0,
+            optimizer: Optimizer::Adam,
+            learning_rate: 1e-3,
+            weight_decay: 0.0,
+            dropout: 0.0,
+            normalize: Some(Config::keras()),
+            order: Order::ReluFirst,
+        }
+    }
+}
+
 impl Settings {
     /// # Errors
     /// A number that no training can have, by name.

@@ -24,6 +24,13 @@ use wgpu_batchnorm::{Geometry, Moments, RunningVariance};
 const TINY: f64 = f32::MIN_POSITIVE as f64;
 const LAMBDA: f64 = 4.0;
 
+/// The step of central differences of f64 functions of size and slope about 1.
+pub const DIFFERENCE_STEP: f64 = 1e-5;
+
+/// They err by h²·f'''/6 and 2⁻⁵²·f/h: some 1e-9 with that step. A hundred times that, as sums of dozens
+/// of such terms are differentiated.
+pub const DIFFERENCE_ERROR: f64 = 1e-7;
+
 /// The arithmetic whose rounding is bounded.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Arithmetic {
