@@ -1,8 +1,8 @@
 
 // dx = dy·γ·i with running statistics, and on the way the partial sums S₁ = Σdy and
 // S₂ = Σdy·(x−running_mean) of every column in one chunk of rows.
-// Grid: tiles of columns × chunks. Reads: dy, x, gamma, running_mean, running_var.
-// Writes: dx, scratch, two planes [chunk][column].
+// Grid: tiles of columns × chunks. Reads: dy (or dz, where an earlier dispatch kept it), x, z, mask,
+// gamma, beta, running_mean, running_var. Writes: dx, dz, scratch, two planes [chunk][column].
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -19,19 +19,16 @@ fn main(
         return;
     }
     let c = centers_of(strip);
-    var scale = c.inv_std;
-    for (var i = 0u; i < WIDTH; i = i + 1u) {
-        let gamma = load_gamma(channel_of(strip.place * WIDTH + i));
-        scale = put(scale, i, component(scale, i) * gamma);
-    }
+    let a = affines_of(strip, c);
     var sum_dy = V(0.0);
     var sum_dyx = V(0.0);
     for (var row = strip.begin; row < strip.end; row = row + 1u) {
         let at = row * params.row_loads + strip.place;
-        let g = load_dy(at);
+        let x = load_x(at) - c.mean;
+        let g = frozen_incoming(at, x * a.gain + a.shift);
         sum_dy = sum_dy + g;
-        sum_dyx = sum_dyx + g * (load_x(at) - c.mean);
-        store_dx(at, g * scale);
+        sum_dyx = sum_dyx + g * x;
+        store_dx(at, g * a.gain);
     }
     let at = strip.chunk * params.width + strip.place * WIDTH;
     for (var i = 0u; i < WIDTH; i = i + 1u) {

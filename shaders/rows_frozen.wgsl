@@ -1,8 +1,8 @@
 
 // dx = dy·γ·i with running statistics, and on the way the partial sums S₁ = Σdy and
 // S₂ = Σdy·(x−running_mean) of one chunk of one channel.
-// Grid: channels × chunks. Reads: dy, x, gamma, running_mean, running_var.
-// Writes: dx, scratch, two planes [chunk][channel].
+// Grid: channels × chunks. Reads: dy (or dz, where an earlier dispatch kept it), x, z, mask, gamma,
+// beta, running_mean, running_var. Writes: dx, dz, scratch, two planes [chunk][channel].
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -17,15 +17,18 @@ fn main(
     let range = range_of(index);
     let center = center_of(range.channel);
     let mean = V(center.mean);
-    let scale = V(load_gamma(range.channel) * center.inv_std);
+    let affine = affine_of(range.channel, center);
+    let gain = V(affine.gain);
+    let shift = V(affine.shift);
     var sum_dy = V(0.0);
     var sum_dyx = V(0.0);
     var w = walk_from(range.channel, range.begin + lane);
     for (var step = range.begin + lane; step < range.end; step = step + LANES) {
-        let g = load_dy(w.index);
+        let x = load_x(w.index) - mean;
+        let g = frozen_incoming(w.index, x * gain + shift);
         sum_dy = sum_dy + g;
-        sum_dyx = sum_dyx + g * (load_x(w.index) - mean);
-        store_dx(w.index, g * scale);
+        sum_dyx = sum_dyx + g * x;
+        store_dx(w.index, g * gain);
         w = advance(w);
     }
     if HAS_SCRATCH {

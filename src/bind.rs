@@ -105,6 +105,10 @@ buffers! {
         gamma: Gamma,
         /// Shift `[C]`; given if [`Affine::beta`](crate::Affine::beta).
         beta: Beta,
+        /// Residual tensor; given if [`Config::residual`](crate::Config::residual).
+        z: Z,
+        /// Written, one bit per value; given if the plan's slots have it.
+        mask: Mask,
         /// Written `[3, C]`: mean, its rounding remainder, inverse standard deviation. Lives until
         /// the backward.
         saved: Saved,
@@ -134,6 +138,10 @@ buffers! {
         running_mean: RunningMean,
         /// Read `[C]`; every value finite and ≥ 0.
         running_var: RunningVar,
+        /// Residual tensor; given if [`Config::residual`](crate::Config::residual).
+        z: Z,
+        /// Written, one bit per value; given under [`Mask::Bits`](crate::Mask::Bits).
+        mask: Mask,
     }
 }
 
@@ -154,6 +162,14 @@ buffers! {
         dbeta: Dbeta,
         /// What the forward saved.
         saved: Saved,
+        /// Shift `[C]`; needed where the activation's slope is computed again.
+        beta: Beta,
+        /// The forward's residual; needed where the activation's slope is computed again.
+        z: Z,
+        /// Gradient of the residual; given if asked for.
+        dz: Dz,
+        /// What the forward wrote, where the plan's slots have it.
+        mask: Mask,
         /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
         scratch: Scratch,
     }
@@ -178,6 +194,14 @@ buffers! {
         running_mean: RunningMean,
         /// Read `[C]`.
         running_var: RunningVar,
+        /// Shift `[C]`; needed where the activation's slope is computed again.
+        beta: Beta,
+        /// The forward's residual; needed where the activation's slope is computed again.
+        z: Z,
+        /// Gradient of the residual; given if asked for.
+        dz: Dz,
+        /// What the forward wrote, where the plan's slots have it.
+        mask: Mask,
         /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
         scratch: Scratch,
     }

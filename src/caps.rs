@@ -24,6 +24,8 @@ pub struct Caps {
     pub max_workgroups_per_dimension: u32,
     /// Most invocations in a workgroup (the smaller of WebGPU's total and x limits).
     pub max_workgroup_size: u32,
+    /// Most storage buffers that one dispatch can bind.
+    pub max_storage_buffers: u32,
     /// Required alignment of a storage binding's offset, in bytes.
     pub storage_alignment: u32,
     /// Required alignment of a uniform binding's offset, in bytes.
@@ -54,6 +56,7 @@ impl Caps {
             max_workgroup_size: limits
                 .max_compute_workgroup_size_x
                 .min(limits.max_compute_invocations_per_workgroup),
+            max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
             storage_alignment: limits.min_storage_buffer_offset_alignment,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
         }

@@ -93,6 +93,67 @@ impl Affine {
     pub const NONE: Self = Self { gamma: false, beta: false };
 }
 
+/// What follows the normalization in the same pass: `y = activation(v)`, where `v` is the normalized,
+/// scaled and shifted value, plus `z` if there is a residual.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Activation {
+    /// `y = v`.
+    None,
+    /// `y = max(v, 0)`; the slope at 0 is 0.
+    Relu,
+    /// `y = v` for `v > 0`, else `slope·v`.
+    LeakyRelu {
+        /// Finite.
+        slope: f64,
+    },
+    /// `y = min(max(v, 0), limit)`; the slope is 1 between, 0 at both ends.
+    ClippedRelu {
+        /// Finite and > 0.
+        limit: f64,
+    },
+    /// `y = v / (1 + e^−v)`.
+    Silu,
+    /// Functions of your own, in WGSL: `fn activation(v: f32) -> f32` and its derivative
+    /// `fn activation_derivative(v: f32) -> f32`, both functions of `v`. They are compiled, with all
+    /// bounds checks, when a plan is prepared. Whether the derivative is that of the function is not
+    /// checked. Names of further functions should have a prefix of yours. The oracle cannot compute
+    /// them.
+    Custom(&'static str),
+}
+
+impl Activation {
+    /// `y = min(max(v, 0), 6)`.
+    pub const RELU6: Self = Self::ClippedRelu { limit: 6.0 };
+
+    /// Whether one bit per value tells the slope.
+    pub(crate) fn has_mask(&self) -> bool {
+        matches!(self, Self::Relu | Self::LeakyRelu { .. } | Self::ClippedRelu { .. })
+    }
+
+    /// The number that the kernels take.
+    pub(crate) fn parameter(&self) -> f64 {
+        match self {
+            Self::LeakyRelu { slope } => *slope,
+            Self::ClippedRelu { limit } => *limit,
+            Self::None | Self::Relu | Self::Silu | Self::Custom(_) => 0.0,
+        }
+    }
+}
+
+/// How a backward knows the activation's slope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mask {
+    /// By what moves fewer bytes in training. Without a residual, the slope is computed again from
+    /// `x`, which is read anyway. With one, `z` would have to be read again, so ReLUs take a mask:
+    /// one bit per value in a buffer of yours, written by the training forward. Frozen backwards
+    /// compute the slope again, so that an inference writes no mask.
+    Auto,
+    /// ReLUs take a mask, in training and with frozen statistics.
+    Bits,
+    /// Always computed again from `x`, and from `z` if there is a residual.
+    Recompute,
+}
+
 /// How the tensors lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Memory {
@@ -118,13 +179,15 @@ pub struct Gradients {
     pub gamma: bool,
     /// `dbeta`.
     pub beta: bool,
+    /// `dz`, if there is a residual.
+    pub z: bool,
     /// Add to what `dgamma` and `dbeta` hold instead of overwriting it.
     pub accumulate: bool,
 }
 
 impl Gradients {
-    /// All three, overwriting.
-    pub const ALL: Self = Self { x: true, gamma: true, beta: true, accumulate: false };
+    /// All, overwriting.
+    pub const ALL: Self = Self { x: true, gamma: true, beta: true, z: true, accumulate: false };
 }
 
 /// Everything a user chooses. Start from a preset and change fields:
@@ -134,8 +197,8 @@ impl Gradients {
 /// let config = Config { update: Update::Cumulative, ..Config::pytorch() };
 /// ```
 ///
-/// All presets: f32, `γ` and `β`, separate buffers, all gradients, non-finite values propagate,
-/// and [`SingleValue::Error`].
+/// All presets: f32, `γ` and `β`, no activation, no residual, separate buffers, all gradients,
+/// non-finite values propagate, and [`SingleValue::Error`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Element type of the tensors.
@@ -152,6 +215,12 @@ pub struct Config {
     pub single_value: SingleValue,
     /// Policy for running statistics of channels that are not finite.
     pub non_finite: NonFinite,
+    /// What follows the normalization.
+    pub activation: Activation,
+    /// Add a tensor `z`, shaped as `x`, before the activation. Its gradient is `dz`.
+    pub residual: bool,
+    /// How a backward knows the activation's slope.
+    pub mask: Mask,
     /// How the tensors lie in memory.
     pub memory: Memory,
     /// What backward operations produce.
@@ -168,6 +237,9 @@ impl Config {
             running_variance,
             single_value: SingleValue::Error,
             non_finite: NonFinite::Propagate,
+            activation: Activation::None,
+            residual: false,
+            mask: Mask::Auto,
             memory: Memory::Separate,
             gradients: Gradients::ALL,
         }
@@ -214,6 +286,7 @@ impl Config {
     /// [`ConfigError`] naming the field and its value.
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_epsilon(self.epsilon)?;
+        self.check_activation()?;
         let (field, value) = match self.update {
             Update::Rate(rate) => ("update rate", rate),
             Update::Decay(decay) => ("update decay", decay),
@@ -225,6 +298,30 @@ impl Config {
         } else {
             Err(ConfigError::Weight { field, value })
         }
+    }
+}
+
+impl Config {
+    fn check_activation(&self) -> Result<(), ConfigError> {
+        let value = self.activation.parameter();
+        let narrow = value as f32;
+        let (field, good) = match self.activation {
+            Activation::LeakyRelu { .. } => ("slope", narrow.is_finite()),
+            Activation::ClippedRelu { .. } => ("limit", narrow.is_finite() && narrow > 0.0),
+            _ => return Ok(()),
+        };
+        if good { Ok(()) } else { Err(ConfigError::Activation { field, value }) }
+    }
+
+    /// Whether a training or (`frozen`) an inference forward writes the mask that its backward
+    /// reads.
+    pub(crate) fn uses_mask(&self, frozen: bool) -> bool {
+        self.activation.has_mask()
+            && match self.mask {
+                Mask::Auto => self.residual && !frozen,
+                Mask::Bits => true,
+                Mask::Recompute => false,
+            }
     }
 }
 
@@ -247,6 +344,13 @@ pub enum ConfigError {
         /// The value given.
         epsilon: f64,
     },
+    /// A leaky ReLU's slope must be finite, a clipped ReLU's limit finite and > 0.
+    Activation {
+        /// Which number.
+        field: &'static str,
+        /// The value given.
+        value: f64,
+    },
     /// A weight must lie in 0..=1.
     Weight {
         /// Which weight.
@@ -261,6 +365,12 @@ impl fmt::Display for ConfigError {
         match self {
             Self::Epsilon { epsilon } => {
                 write!(f, "epsilon {epsilon:e} must be finite and at least {:e}", f32::MIN_POSITIVE)
+            }
+            Self::Activation { field: "slope", value } => {
+                write!(f, "the activation's slope {value} must be finite")
+            }
+            Self::Activation { field, value } => {
+                write!(f, "the activation's {field} {value} must be finite and > 0")
             }
             Self::Weight { field, value } => {
                 write!(f, "{field} {value} must lie between 0 and 1")
@@ -292,6 +402,15 @@ mod tests {
         for epsilon in [f64::NAN, f64::INFINITY, 0.0, -1e-5, 1e-60, 1e-40, 1e60] {
             assert!(Config { epsilon, ..Config::keras() }.validate().is_err(), "{epsilon}");
         }
+        for value in [f64::NAN, f64::INFINITY, 1e300] {
+            for activation in
+                [Activation::LeakyRelu { slope: value }, Activation::ClippedRelu { limit: value }]
+            {
+                assert!(Config { activation, ..Config::keras() }.validate().is_err(), "{value}");
+            }
+        }
+        let activation = Activation::ClippedRelu { limit: 0.0 };
+        assert!(Config { activation, ..Config::keras() }.validate().is_err());
         for value in [f64::NAN, -0.1, 1.1, f64::INFINITY] {
             for update in [Update::Rate(value), Update::Decay(value)] {
                 assert!(Config { update, ..Config::keras() }.validate().is_err(), "{update:?}");

@@ -174,6 +174,9 @@ impl Gpu {
             required_limits: wgpu::Limits {
                 max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
                 max_buffer_size: limits.max_buffer_size,
+                max_storage_buffers_per_shader_stage: limits
+                    .max_storage_buffers_per_shader_stage
+                    .max(Kernels::required_limits().max_storage_buffers_per_shader_stage),
                 ..Kernels::required_limits()
             },
             ..Default::default()

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::caps::Caps;
-use crate::plan::{Operation, Params, Plan, Slot, Stage, Variant};
+use crate::plan::{Epilogue, Operation, Params, Plan, Slot, Stage, Variant};
 use crate::shader;
 
 /// How [`Kernels`] are made.
@@ -145,6 +145,11 @@ impl Kernels {
             let invocations = u64::from(stage.variant.workgroup_size);
             check("invocations per workgroup", invocations, caps.max_workgroup_size.into())?;
             let widest = stage.grid.iter().copied().max().unwrap_or(0).into();
+            check(
+                "storage buffers",
+                stage.variant.buffer_count().into(),
+                caps.max_storage_buffers.into(),
+            )?;
             check("workgroups in a dimension", widest, caps.max_workgroups_per_dimension.into())?;
         }
         for (slot, size) in plan.slots() {
@@ -165,7 +170,10 @@ impl Kernels {
         let scopes = Scopes::push(&self.shared.device);
         let compiled = self.compile(variant, operation);
         if let Some(message) = scopes.pop() {
-            return Err(PrepareError::Device { message });
+            return Err(match variant.activation {
+                Epilogue::Custom(_) => PrepareError::Activation { message },
+                _ => PrepareError::Device { message },
+            });
         }
         cache.insert(*variant, compiled.clone());
         Ok(compiled)
@@ -176,6 +184,8 @@ impl Kernels {
         let label = label(operation, variant.kernel.name());
         let label = Some(label.as_str());
         let (source, checked) = self.as_compiled(shader::source(variant));
+        // What a caller wrote is not proven.
+        let checked = checked || matches!(variant.activation, Epilogue::Custom(_));
         let descriptor =
             wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(source.into()) };
         let module = if checked {
@@ -275,6 +285,7 @@ fn trusted(
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
     //   loops end at `Range::end` or `Strip::end` and idle lanes return; a channel's shift is read
     //   where its steps 0, step_count/2 and step_count − 1 begin;
+    // - the mask is indexed below a 32nd of the values, rounded up, by the same indices;
     // - per-channel slots are indexed below channel_count (saved and moments: 3·channel_count);
     // - the scratch is indexed below 2·plane, and below sums + 2·channel_count in backward
     //   operations, which reserve it.
@@ -382,6 +393,11 @@ pub enum PrepareError {
         /// Bytes a binding can have.
         limit: u64,
     },
+    /// The device refused a kernel with the caller's activation.
+    Activation {
+        /// What wgpu says; line numbers are of the whole shader.
+        message: String,
+    },
     /// The device refused to create a shader, pipeline or uniform buffer.
     Device {
         /// What wgpu says.
@@ -397,6 +413,9 @@ impl fmt::Display for PrepareError {
             }
             Self::TooLarge { slot, size, limit } => {
                 write!(f, "{slot} needs {size} bytes, this device can bind {limit}")
+            }
+            Self::Activation { message } => {
+                write!(f, "the custom activation does not compile: {message}")
             }
             Self::Device { message } => {
                 write!(f, "the device cannot prepare this plan: {message}")

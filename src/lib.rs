@@ -41,8 +41,8 @@ pub use bind::{
 };
 pub use caps::{Caps, Class};
 pub use config::{
-    Affine, Config, ConfigError, Element, Gradients, Memory, NonFinite, RunningVariance,
-    SingleValue, Update,
+    Activation, Affine, Config, ConfigError, Element, Gradients, Mask, Memory, NonFinite,
+    RunningVariance, SingleValue, Update,
 };
 pub use geometry::{ChannelAxis, Geometry, GeometryError};
 #[cfg(feature = "host")]
@@ -56,8 +56,8 @@ pub use kernels::{KernelOptions, Kernels, PrepareError, Prepared};
 pub use layer::{BatchNorm, LayerState};
 pub use moments::{Moments, MomentsError};
 pub use plan::{
-    Backward, FrozenBackward, Infer, Kernel, Operation, Params, Plan, PlanError, Slot, Slots,
-    Stage, Statistics, Train, Variant,
+    Backward, Epilogue, FrozenBackward, Infer, Kernel, Operation, Params, Plan, PlanError, Slot,
+    Slots, Stage, Statistics, Train, Variant,
 };
 #[cfg(feature = "host")]
 pub use self_test::{Check, SelfTest};

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use bytemuck::{Pod, Zeroable};
 
 use crate::caps::Caps;
-use crate::config::{Config, ConfigError, Memory, NonFinite, SingleValue, Update};
+use crate::config::{Activation, Config, ConfigError, Memory, NonFinite, SingleValue, Update};
 use crate::geometry::Geometry;
 use crate::tuning::{MAX_ITERATIONS, Tuning};
 
@@ -43,22 +43,24 @@ macro_rules! operation {
 }
 
 operation! {
-    /// Training forward: batch statistics, `y = (x−μ)·i·γ + β` with `i = 1/√(σ²+ε)`, saved
-    /// statistics for the backward, running update.
+    /// Training forward: batch statistics, `y = act((x−μ)·i·γ + β + z)` with `i = 1/√(σ²+ε)`, saved
+    /// statistics for the backward, running update. Activation and residual are the config's.
     Train, "forward", train
 }
 operation! {
-    /// Inference: `y = (x−running_mean)·γ/√(running_var+ε) + β`.
+    /// Inference: `y = act((x−running_mean)·γ/√(running_var+ε) + β + z)`.
     Infer, "inference", infer
 }
 operation! {
     /// Backward of [`Train`]: with `S₁ = Σdy`, `S₂ = Σdy·(x−μ)`: `dβ = S₁`, `dγ = S₂·i`,
-    /// `dx = γ·i·(dy − S₁/n − (x−μ)·i²·S₂/n)`.
+    /// `dx = γ·i·(dy − S₁/n − (x−μ)·i²·S₂/n)`. An activation's slope multiplies dy first; that is
+    /// `dz`.
     Backward, "backward", backward
 }
 operation! {
     /// Backward of [`Infer`], for fine-tuning with frozen statistics: `dx = dy·γ·i`,
-    /// `dγ = Σdy·(x−running_mean)·i`, `dβ = Σdy`, with `i = 1/√(running_var+ε)`.
+    /// `dγ = Σdy·(x−running_mean)·i`, `dβ = Σdy`, with `i = 1/√(running_var+ε)`. An activation's
+    /// slope multiplies dy first; that is `dz`.
     FrozenBackward, "frozen_backward", frozen_backward
 }
 operation! {
@@ -100,13 +102,20 @@ pub enum Slot {
     Batches,
     /// `[3, C]`: mean, its rounding remainder, population variance.
     Moments,
+    /// Residual tensor, added before the activation.
+    Z,
+    /// Gradient of the residual.
+    Dz,
+    /// One bit per value, 32 in a `u32`, for the activation's slope. What the last word holds past
+    /// the last value stays as it is.
+    Mask,
     /// Working memory, garbage before and after.
     Scratch,
 }
 
 impl Slot {
     /// All slots, in binding order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::X,
         Self::Y,
         Self::Dy,
@@ -120,6 +129,9 @@ impl Slot {
         Self::RunningVar,
         Self::Batches,
         Self::Moments,
+        Self::Z,
+        Self::Dz,
+        Self::Mask,
         Self::Scratch,
     ];
 
@@ -139,13 +151,16 @@ impl Slot {
             Self::RunningVar => "running_var",
             Self::Batches => "batches",
             Self::Moments => "moments",
+            Self::Z => "z",
+            Self::Dz => "dz",
+            Self::Mask => "mask",
             Self::Scratch => "scratch",
         }
     }
 
     /// Whether the slot is a whole tensor, shaped as `x`.
     pub fn is_tensor(&self) -> bool {
-        matches!(self, Self::X | Self::Y | Self::Dy | Self::Dx)
+        matches!(self, Self::X | Self::Y | Self::Dy | Self::Dx | Self::Z | Self::Dz)
     }
 }
 
@@ -157,7 +172,7 @@ impl fmt::Display for Slot {
 
 /// A set of slots.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Slots(u16);
+pub struct Slots(u32);
 
 impl Slots {
     /// The set of the given slots.
@@ -283,8 +298,38 @@ pub struct Params {
     pub epsilon: f32,
     /// Always 0, and no compiler knows it.
     pub zero: u32,
-    /// Padding to 16 bytes.
-    pub padding: u32,
+    /// The activation's slope or limit.
+    pub activation: f32,
+}
+
+/// An [`Activation`] without its number, which is a uniform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Epilogue {
+    /// None.
+    None,
+    /// ReLU.
+    Relu,
+    /// Leaky ReLU.
+    LeakyRelu,
+    /// Clipped ReLU.
+    ClippedRelu,
+    /// SiLU.
+    Silu,
+    /// The caller's WGSL.
+    Custom(&'static str),
+}
+
+impl From<Activation> for Epilogue {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::None => Self::None,
+            Activation::Relu => Self::Relu,
+            Activation::LeakyRelu { .. } => Self::LeakyRelu,
+            Activation::ClippedRelu { .. } => Self::ClippedRelu,
+            Activation::Silu => Self::Silu,
+            Activation::Custom(source) => Self::Custom(source),
+        }
+    }
 }
 
 /// What selects a pipeline: the complete key.
@@ -296,6 +341,8 @@ pub struct Variant {
     pub slots: Slots,
     /// How they are bound. In place, `y` and `dx` are the memory of `x` and `dy`.
     pub memory: Memory,
+    /// What follows the normalization; `None` also where the dispatch has nothing to do with it.
+    pub activation: Epilogue,
     /// Elements per vector load: 4 or 1.
     pub vector: u32,
     /// Invocations per workgroup.
@@ -308,6 +355,13 @@ pub struct Variant {
     pub cumulative: bool,
     /// Leave running statistics alone when the batch's are not finite.
     pub keep_non_finite: bool,
+}
+
+impl Variant {
+    /// Storage buffers that it binds.
+    pub fn buffer_count(&self) -> u32 {
+        buffer_count(self.slots, self.memory)
+    }
 }
 
 /// One dispatch.
@@ -372,6 +426,7 @@ pub struct Plan<O: Operation> {
     stages: Vec<Stage>,
     scratch_size: u64,
     path: &'static str,
+    slope: Option<&'static str>,
     operation: PhantomData<O>,
 }
 
@@ -411,7 +466,7 @@ impl<O: Operation> Plan<O> {
         check(Slot::X, tensor_size)?;
         let mut builder = Builder::new(geometry, config, caps, tuning);
         O::stages(&mut builder);
-        let Builder { stages, scratch, path, .. } = builder;
+        let Builder { stages, scratch, path, slope, .. } = builder;
         let trains = O::NAME == Train::NAME || O::NAME == Backward::NAME;
         if trains
             && geometry.values_per_channel() == 1
@@ -419,6 +474,11 @@ impl<O: Operation> Plan<O> {
             && config.single_value == SingleValue::Error
         {
             return Err(PlanError::SingleValue { geometry });
+        }
+        let limit = caps.max_storage_buffers;
+        if let Some(stage) = stages.iter().find(|s| s.variant.buffer_count() > limit) {
+            let (kernel, needed) = (stage.variant.kernel, stage.variant.buffer_count());
+            return Err(PlanError::Buffers { kernel, needed, limit });
         }
         let max = u64::from(caps.max_workgroups_per_dimension).pow(2);
         if let Some(stage) = stages.iter().find(|s| u64::from(s.params.workgroup_count) > max) {
@@ -436,6 +496,7 @@ impl<O: Operation> Plan<O> {
             stages,
             scratch_size: scratch * 4,
             path,
+            slope,
             operation: PhantomData,
         };
         for (slot, size) in plan.slots() {
@@ -491,6 +552,7 @@ impl<O: Operation> Plan<O> {
         match slot {
             Slot::Scratch => self.scratch_size,
             Slot::Batches => 4,
+            Slot::Mask => mask_size(&self.geometry),
             Slot::Saved | Slot::Moments => 3 * channel_size,
             slot if slot.is_tensor() => self.geometry.len() * self.config.element.size(),
             _ => channel_size,
@@ -499,7 +561,8 @@ impl<O: Operation> Plan<O> {
 
     /// Why memory for `slot` would have no use, if so.
     pub(crate) fn refuses(&self, slot: Slot) -> Option<&'static str> {
-        let Config { affine, gradients, update, memory, .. } = self.config;
+        let Config { affine, gradients, update, memory, residual, .. } = self.config;
+        let frozen = O::NAME == Infer::NAME || O::NAME == FrozenBackward::NAME;
         let unless = |used: bool, reason| if used { None } else { Some(reason) };
         match slot {
             Slot::Y => unless(memory != Memory::InPlace, "in place, y overwrites x"),
@@ -515,6 +578,11 @@ impl<O: Operation> Plan<O> {
             }
             Slot::RunningMean | Slot::RunningVar if O::NAME == Train::NAME => {
                 unless(update != Update::None, "Update::None leaves the running statistics alone")
+            }
+            Slot::Z => unless(residual, "the config has no residual"),
+            Slot::Dz => unless(residual && gradients.z, "the config does not ask for dz"),
+            Slot::Mask => {
+                unless(self.config.uses_mask(frozen), "the activation's slope is computed again")
             }
             Slot::Batches => {
                 unless(update == Update::Cumulative, "only Update::Cumulative counts batches")
@@ -536,6 +604,9 @@ impl<O: Operation> Plan<O> {
             g.inner(),
             self.path
         );
+        if let Some(slope) = self.slope {
+            let _ = writeln!(text, "  The activation's slope {slope}.");
+        }
         for stage in &self.stages {
             let [x, y, z] = stage.grid;
             let _ = writeln!(
@@ -599,9 +670,29 @@ enum Walk {
     Columns,
 }
 
+/// Which gradients a backward has to make.
+#[derive(Clone, Copy)]
+struct Wanted {
+    dx: bool,
+    dz: bool,
+    dgamma: bool,
+    dbeta: bool,
+}
+
+impl Wanted {
+    fn any(&self) -> bool {
+        self.dx || self.dz || self.dgamma || self.dbeta
+    }
+
+    fn parameters(&self) -> Slots {
+        Slots::default().with(self.dgamma, Slot::Dgamma).with(self.dbeta, Slot::Dbeta)
+    }
+}
+
 /// Builds the stages of one operation.
 #[doc(hidden)]
 pub struct Builder<'a> {
+    geometry: Geometry,
     config: &'a Config,
     tuning: &'a Tuning,
     max_per_dimension: u32,
@@ -620,11 +711,16 @@ pub struct Builder<'a> {
     /// Floats.
     scratch: u64,
     path: &'static str,
+    /// Where a backward has the activation's slope from, or a forward puts it.
+    slope: Option<&'static str>,
+    max_buffers: u32,
+    mask_size: u64,
 }
 
 impl<'a> Builder<'a> {
     fn new(geometry: Geometry, config: &'a Config, caps: &Caps, tuning: &'a Tuning) -> Self {
         let mut builder = Self {
+            geometry,
             config,
             tuning,
             max_per_dimension: caps.max_workgroups_per_dimension.max(1),
@@ -639,18 +735,22 @@ impl<'a> Builder<'a> {
             stages: Vec::new(),
             scratch: 0,
             path: "nothing to do for an empty tensor",
+            slope: None,
+            max_buffers: caps.max_storage_buffers,
+            mask_size: mask_size(&geometry),
         };
+        builder.params.activation = config.activation.parameter() as f32;
         builder.params.channel_count = geometry.channels().min(u64::from(u32::MAX)) as u32;
         builder.params.epsilon = config.epsilon as f32;
         if !builder.empty {
-            builder.lay_out(geometry.coalesced());
+            builder.lay_out(true);
         }
         builder
     }
 
     /// Decides how the tensor is walked and cut. The sizes fit `u32`: a binding does.
-    fn lay_out(&mut self, g: Geometry) {
-        let t = self.tuning;
+    fn lay_out(&mut self, may_fuse: bool) {
+        let (t, g) = (self.tuning, self.geometry.coalesced());
         let lanes = u64::from(t.workgroup_size);
         let total = g.len();
         let (steps, tail, width);
@@ -674,7 +774,7 @@ impl<'a> Builder<'a> {
             tail = 0;
             width = g.channels();
             self.across = g.channels();
-            self.fused = self.one_dispatch(steps.div_ceil(lanes));
+            self.fused = may_fuse && self.one_dispatch(steps.div_ceil(lanes));
             self.params.row_loads = row_loads as u32;
             self.params.row_stride = (g.channels() * row_loads) as u32;
             self.params.advance_place = (lanes % row_loads) as u32;
@@ -690,7 +790,7 @@ impl<'a> Builder<'a> {
                 |width: u64| if width.is_multiple_of(4) && total.is_multiple_of(4) { 4 } else { 1 };
             self.vector = vector_of(columns);
             self.across = (columns / u64::from(self.vector)).div_ceil(lanes);
-            self.fused = g.inner() == 1 && self.one_dispatch(g.outer());
+            self.fused = may_fuse && g.inner() == 1 && self.one_dispatch(g.outer());
             let mut period = 1;
             if !self.fused {
                 // Several rows side by side until the lanes are busy and a vector fits.
@@ -757,6 +857,17 @@ impl<'a> Builder<'a> {
         };
     }
 
+    /// Lays out again without the path of one dispatch, which would bind too many buffers.
+    fn split(&mut self) {
+        if self.fused {
+            self.lay_out(false);
+        }
+    }
+
+    fn fits(&self, slots: Slots) -> bool {
+        buffer_count(slots, self.config.memory) <= self.max_buffers
+    }
+
     fn one_dispatch(&self, loads: u64) -> bool {
         let t = self.tuning;
         let enough = self.across >= u64::from(t.fused_workgroups);
@@ -790,6 +901,7 @@ impl<'a> Builder<'a> {
             kernel,
             slots,
             memory: config.memory,
+            activation: self.epilogue(kernel, slots),
             vector: self.vector,
             workgroup_size: self.tuning.workgroup_size,
             group_size,
@@ -840,17 +952,56 @@ impl<'a> Builder<'a> {
             .with(updates, Slot::RunningMean)
             .with(updates, Slot::RunningVar)
             .with(cumulative, Slot::Batches);
-        let output = Slots::of(&[Slot::Y]);
-        if self.fused {
+        let (output, bytes) = self.output(false);
+        let all = settled.union(output);
+        if self.fused && self.fits(all) {
             let kernel = self.pick(Kernel::RowsForward, Kernel::ColumnsForward);
-            let slots = self.affine(settled.union(output));
-            self.push(kernel, slots, self.across, 3 * e);
+            self.push(kernel, all, self.across, 2 * e + bytes);
             return;
         }
+        self.split();
         self.measure(settled);
-        let slots = self.affine(output.union(Slots::of(&[Slot::X, Slot::Saved])));
+        let slots = output.union(Slots::of(&[Slot::X, Slot::Saved]));
         let normalize = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
-        self.push(normalize, slots, self.sweep_workgroups(), 2 * e);
+        self.push(normalize, slots, self.sweep_workgroups(), e + bytes);
+    }
+
+    /// What a forward does with normalized values: the slots, and the bytes it moves in them.
+    fn output(&mut self, frozen: bool) -> (Slots, u64) {
+        let Config { activation, residual, .. } = *self.config;
+        let mask = self.config.uses_mask(frozen);
+        if activation != Activation::None && mask {
+            self.slope = Some(
+                "is written as one bit per value, as a backward would have to read more than that",
+            );
+        }
+        let slots = Slots::of(&[Slot::Y]).with(residual, Slot::Z).with(mask, Slot::Mask);
+        let mask_size = if mask { self.mask_size } else { 0 };
+        (self.affine(slots), self.tensor_size * (1 + u64::from(residual)) + mask_size)
+    }
+
+    /// What a backward has dy behind the activation from: the slots, and the bytes it reads in them
+    /// besides x.
+    fn incoming(&mut self, frozen: bool) -> (Slots, u64) {
+        let Config { activation, residual, .. } = *self.config;
+        let (dy, e) = (Slots::of(&[Slot::Dy]), self.tensor_size);
+        if activation == Activation::None {
+            return (dy, e);
+        }
+        if self.config.uses_mask(frozen) {
+            self.slope = Some("is read as one bit per value, which the forward has written");
+            return (dy.with(true, Slot::Mask), e + self.mask_size);
+        }
+        self.slope = Some(match residual {
+            true => "is computed again from x and z",
+            false => "is computed again from x",
+        });
+        let slots = match frozen {
+            true => dy.with(true, Slot::RunningMean).with(true, Slot::RunningVar),
+            false => dy.with(true, Slot::Saved),
+        };
+        let slots = slots.with(true, Slot::X).with(residual, Slot::Z);
+        (self.affine(slots), e * (1 + u64::from(residual)))
     }
 
     /// Partial statistics, then their merge into the slots of `settled`.
@@ -883,52 +1034,70 @@ impl<'a> Builder<'a> {
         if self.empty {
             return;
         }
-        let slots = Slots::of(&[Slot::X, Slot::Y, Slot::RunningMean, Slot::RunningVar]);
+        let (output, bytes) = self.output(true);
+        let slots = output.union(Slots::of(&[Slot::X, Slot::RunningMean, Slot::RunningVar]));
         let kernel = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
         self.path = "one pass with the running statistics";
-        self.push(kernel, self.affine(slots), self.sweep_workgroups(), 2 * self.tensor_size);
+        self.push(kernel, slots, self.sweep_workgroups(), self.tensor_size + bytes);
     }
 
-    /// Gradients that exist: a tensor without elements has no `dx`, an absent parameter no
-    /// gradient.
-    fn wanted(&self) -> (bool, bool, bool) {
-        let Config { gradients, affine, .. } = self.config;
-        (gradients.x && !self.empty, gradients.gamma && affine.gamma, gradients.beta && affine.beta)
+    /// Gradients that exist: a tensor without elements has no `dx` and no `dz`, an absent parameter
+    /// no gradient.
+    fn wanted(&self) -> Wanted {
+        let Config { gradients, affine, residual, .. } = *self.config;
+        Wanted {
+            dx: gradients.x && !self.empty,
+            dz: gradients.z && residual && !self.empty,
+            dgamma: gradients.gamma && affine.gamma,
+            dbeta: gradients.beta && affine.beta,
+        }
     }
 
     fn backward(&mut self) {
-        let (dx, dgamma, dbeta) = self.wanted();
-        if self.params.channel_count == 0 || !(dx || dgamma || dbeta) {
+        let wanted @ Wanted { dx, dz, dgamma, dbeta } = self.wanted();
+        if self.params.channel_count == 0 || !wanted.any() {
             return;
         }
         let e = self.tensor_size;
-        let centered = dx || dgamma;
-        let parameters = Slots::default().with(dgamma, Slot::Dgamma).with(dbeta, Slot::Dbeta);
+        let parameters = wanted.parameters();
         if self.empty {
             self.zero_gradients(parameters);
             return;
         }
-        let inputs = Slots::of(&[Slot::Dy]).with(centered, Slot::X).with(centered, Slot::Saved);
+        let centered = dx || dgamma;
+        let (incoming, incoming_size) = self.incoming(false);
+        let inputs = incoming.with(centered, Slot::X).with(centered, Slot::Saved);
+        let x_size = e * u64::from(inputs.contains(Slot::X));
         let output =
             Slots::default().with(dx, Slot::Dx).with(dx && self.config.affine.gamma, Slot::Gamma);
-        if self.fused {
+        let reduce_size = x_size + incoming_size + e * u64::from(dz);
+        // What the second pass takes for dy: dz where that is kept.
+        let (again, again_size) = match dz {
+            true => (Slots::of(&[Slot::Dz]), e),
+            false => (incoming, incoming_size),
+        };
+        let gradient_size = if dx { 2 * e + again_size } else { 0 };
+        let all = inputs.union(output).union(parameters).with(dz, Slot::Dz);
+        if self.fused && self.fits(all) {
             let kernel = self.pick(Kernel::RowsBackward, Kernel::ColumnsBackward);
-            let slots = inputs.union(output).union(parameters);
-            let bytes = e * (1 + u64::from(centered) + 3 * u64::from(dx));
-            self.push(kernel, slots, self.across, bytes);
+            self.push(kernel, all, self.across, reduce_size + gradient_size);
             return;
         }
+        self.split();
         self.scratch = self.gradient_scratch();
         let partials = self.partials();
         let kernel = self.pick(Kernel::RowsReduce, Kernel::ColumnsReduce);
-        let slots = inputs.with(true, Slot::Scratch);
-        self.push(kernel, slots, self.sweep_workgroups(), e * (1 + u64::from(centered)) + partials);
-        let slots = parameters.with(true, Slot::Scratch).with(dgamma, Slot::Saved);
-        self.push(Kernel::FinalizeGradients, slots, self.finalize_workgroups(), partials);
+        let slots = inputs.with(true, Slot::Scratch).with(dz, Slot::Dz);
+        self.push(kernel, slots, self.sweep_workgroups(), reduce_size + partials);
+        if dx || dgamma || dbeta {
+            let slots = parameters.with(true, Slot::Scratch).with(dgamma, Slot::Saved);
+            self.push(Kernel::FinalizeGradients, slots, self.finalize_workgroups(), partials);
+        }
         if dx {
             let kernel = self.pick(Kernel::RowsGradient, Kernel::ColumnsGradient);
-            let slots = inputs.union(output).with(true, Slot::Scratch);
-            self.push(kernel, slots, self.sweep_workgroups(), 3 * e);
+            let slots =
+                again.union(output).union(Slots::of(&[Slot::X, Slot::Saved, Slot::Scratch]));
+            self.push(kernel, slots, self.sweep_workgroups(), gradient_size);
         }
     }
 
@@ -938,34 +1107,74 @@ impl<'a> Builder<'a> {
     }
 
     fn frozen_backward(&mut self) {
-        let (dx, dgamma, dbeta) = self.wanted();
-        if self.params.channel_count == 0 || !(dx || dgamma || dbeta) {
+        let wanted @ Wanted { dx, dz, dgamma, .. } = self.wanted();
+        if self.params.channel_count == 0 || !wanted.any() {
             return;
         }
-        let e = self.tensor_size;
-        let parameters = Slots::default().with(dgamma, Slot::Dgamma).with(dbeta, Slot::Dbeta);
+        let parameters = wanted.parameters();
         if self.empty {
             self.zero_gradients(parameters);
             return;
         }
-        let sums = dgamma || dbeta;
-        let slots = Slots::of(&[Slot::Dy])
+        let (incoming, incoming_size) = self.incoming(true);
+        let sums = Slots::default()
+            .with(parameters != Slots::default(), Slot::Scratch)
             .with(dgamma, Slot::X)
-            .with(dgamma, Slot::RunningMean)
-            .with(dx, Slot::RunningVar)
+            .with(dgamma, Slot::RunningMean);
+        let gradient = Slots::default()
             .with(dx, Slot::Dx)
-            .with(dx && self.config.affine.gamma, Slot::Gamma)
-            .with(sums, Slot::Scratch);
-        self.path = "one pass for dx and the partial sums, then a merge of the sums";
-        let bytes = e * (1 + u64::from(dgamma) + u64::from(dx));
-        let kernel = self.pick(Kernel::RowsFrozen, Kernel::ColumnsFrozen);
-        let partials = if sums { self.partials() } else { 0 };
-        self.push(kernel, slots, self.sweep_workgroups(), bytes + partials);
-        if sums {
+            .with(dx, Slot::RunningVar)
+            .with(dx && self.config.affine.gamma, Slot::Gamma);
+        let output = sums.union(gradient);
+        let kept = Slots::default().with(dz, Slot::Dz);
+        if self.fits(incoming.union(output).union(kept)) {
+            self.path = "one pass for dx and the partial sums, then a merge of the sums";
+            self.frozen(incoming.union(output).union(kept), incoming_size);
+        } else if dz {
+            self.path = "one pass for dz, one from it for dx and the partial sums, then a merge of the sums";
+            self.frozen(incoming.union(kept), incoming_size);
+            self.frozen(output.union(kept), self.tensor_size);
+        } else {
+            self.path = "one pass for the partial sums, one for dx, then a merge of the sums";
+            self.frozen(incoming.union(sums), incoming_size);
+            self.frozen(incoming.union(gradient), incoming_size);
+        }
+        if sums.contains(Slot::Scratch) {
             self.scratch = self.gradient_scratch();
             let slots = parameters.with(true, Slot::Scratch).with(dgamma, Slot::RunningVar);
+            let partials = self.partials();
             self.push(Kernel::FinalizeGradients, slots, self.finalize_workgroups(), partials);
         }
+    }
+
+    /// One pass with frozen statistics; `incoming_size` bytes are read besides x.
+    fn frozen(&mut self, slots: Slots, incoming_size: u64) {
+        let tensors = [Slot::X, Slot::Dx].iter().filter(|slot| slots.contains(**slot)).count();
+        let kept = u64::from(slots.contains(Slot::Dz) && slots.contains(Slot::Dy));
+        let partials = if slots.contains(Slot::Scratch) { self.partials() } else { 0 };
+        let bytes = incoming_size + self.tensor_size * (tensors as u64 + kept) + partials;
+        let kernel = self.pick(Kernel::RowsFrozen, Kernel::ColumnsFrozen);
+        self.push(kernel, slots, self.sweep_workgroups(), bytes);
+    }
+
+    /// The activation, where the dispatch passes values through it.
+    fn epilogue(&self, kernel: Kernel, slots: Slots) -> Epilogue {
+        let passes = match kernel {
+            Kernel::RowsNormalize
+            | Kernel::ColumnsNormalize
+            | Kernel::RowsForward
+            | Kernel::ColumnsForward => true,
+            Kernel::RowsReduce
+            | Kernel::ColumnsReduce
+            | Kernel::RowsGradient
+            | Kernel::ColumnsGradient
+            | Kernel::RowsBackward
+            | Kernel::ColumnsBackward
+            | Kernel::RowsFrozen
+            | Kernel::ColumnsFrozen => slots.contains(Slot::Dy),
+            _ => false,
+        };
+        if passes { self.config.activation.into() } else { Epilogue::None }
     }
 
     /// No value, no gradient: `dgamma = dbeta = 0`, by merging no partials at all.
@@ -975,6 +1184,19 @@ impl<'a> Builder<'a> {
             self.push(Kernel::FinalizeGradients, parameters, self.finalize_workgroups(), 0);
         }
     }
+}
+
+/// Storage buffers that a dispatch with these slots binds. In place, outputs have none of their own.
+fn buffer_count(slots: Slots, memory: Memory) -> u32 {
+    let home = |output, input| {
+        u32::from(memory == Memory::InPlace && slots.contains(output) && slots.contains(input))
+    };
+    slots.0.count_ones() - home(Slot::Y, Slot::X) - home(Slot::Dx, Slot::Dy)
+}
+
+/// One bit per value, in whole words.
+fn mask_size(geometry: &Geometry) -> u64 {
+    geometry.len().div_ceil(32) * 4
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -1007,6 +1229,15 @@ pub enum PlanError {
         workgroup_count: u64,
         /// The limit.
         max: u64,
+    },
+    /// More storage buffers in one dispatch than the device can bind.
+    Buffers {
+        /// The kernel.
+        kernel: Kernel,
+        /// Buffers needed.
+        needed: u32,
+        /// The limit.
+        limit: u32,
     },
     /// A tuning under which one invocation would loop more often than every adapter can.
     Iterations {
@@ -1046,6 +1277,12 @@ impl fmt::Display for PlanError {
             Self::Grid { workgroup_count, max } => {
                 write!(f, "{workgroup_count} workgroups are needed, the device can be given {max}")
             }
+            Self::Buffers { kernel, needed, limit } => write!(
+                f,
+                "{} needs {needed} storage buffers, the device can bind {limit} \
+                 (raise max_storage_buffers_per_shader_stage in request_device where the adapter allows it)",
+                kernel.name()
+            ),
             Self::Iterations { kernel, iterations, max } => write!(
                 f,
                 "{} would loop {iterations} times in one invocation under this tuning, more than {max}",

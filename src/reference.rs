@@ -5,7 +5,7 @@ use std::fmt;
 
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD};
 
-use crate::config::{Config, ConfigError, NonFinite, SingleValue, Update};
+use crate::config::{Activation, Config, ConfigError, NonFinite, SingleValue, Update};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::moments::Moments;
 
@@ -38,6 +38,8 @@ pub struct Input<'a> {
     pub gamma: Option<ArrayView1<'a, f64>>,
     /// Shift `[C]`; 0 if absent.
     pub beta: Option<ArrayView1<'a, f64>>,
+    /// Residual, shaped as `x`; 0 if absent.
+    pub z: Option<ArrayViewD<'a, f64>>,
 }
 
 /// What a training forward gives.
@@ -64,13 +66,15 @@ pub struct InputGradients {
     pub dgamma: Array1<f64>,
     /// Gradient of beta `[C]`.
     pub dbeta: Array1<f64>,
+    /// Gradient of the residual, shaped as `x`: dy behind the activation.
+    pub dz: ArrayD<f64>,
 }
 
-/// Training forward: `y = (x−μ)/√(σ²+ε)·γ + β` with the batch's own statistics.
+/// Training forward: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the batch's own statistics.
 ///
 /// # Errors
-/// [`ReferenceError`]: a bad shape, axis, config or length, or one value per channel where the
-/// config refuses it.
+/// [`ReferenceError`]: a bad shape, axis, config or length, one value per channel where the
+/// config refuses it, or an activation in WGSL.
 pub fn train(
     input: &Input<'_>,
     running: &Running,
@@ -82,7 +86,7 @@ pub fn train(
     view.check_single_value(config)?;
     let (mean, var) = view.moments();
     let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
-    let y = view.map(|x, c| (x - mean[c]) * inv_std[c] * view.gamma(c) + view.beta(c));
+    let y = view.map_indexed(|i, _, _| view.function.value(view.before(i, &mean, &inv_std)));
     let mut running = running.clone();
     if view.count > 0 && config.update != Update::None {
         running.batches += 1;
@@ -104,10 +108,10 @@ pub fn train(
     Ok(Forward { y, mean, var, inv_std, running })
 }
 
-/// Inference: `y = (x−running_mean)/√(running_var+ε)·γ + β`.
+/// Inference: `y = act((x−running_mean)/√(running_var+ε)·γ + β + z)`.
 ///
 /// # Errors
-/// [`ReferenceError`]: a bad shape, axis, config or length.
+/// [`ReferenceError`]: a bad shape, axis, config or length, or an activation in WGSL.
 pub fn infer(
     input: &Input<'_>,
     running: &Running,
@@ -115,13 +119,14 @@ pub fn infer(
 ) -> Result<ArrayD<f64>, ReferenceError> {
     let view = View::new(input, config)?;
     let inv_std = view.running_inv_std(running, config)?;
-    Ok(view.map(|x, c| (x - running.mean[c]) * inv_std[c] * view.gamma(c) + view.beta(c)))
+    let before = |i| view.before(i, &running.mean, &inv_std);
+    Ok(view.map_indexed(|i, _, _| view.function.value(before(i))))
 }
 
 /// Backward of [`train`], through the statistics of `input.x`.
 ///
 /// # Errors
-/// [`ReferenceError`]: a bad shape, axis, config or length.
+/// [`ReferenceError`]: a bad shape, axis, config or length, or an activation in WGSL.
 pub fn backward(
     input: &Input<'_>,
     dy: ArrayViewD<'_, f64>,
@@ -129,9 +134,9 @@ pub fn backward(
 ) -> Result<InputGradients, ReferenceError> {
     let view = View::new(input, config)?;
     view.check_single_value(config)?;
-    let dy = view.same_shape(dy)?;
     let (mean, var) = view.moments();
     let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+    let dy = view.behind(dy, &mean, &inv_std)?;
     let (s1, s2) = view.sums(&dy, &mean);
     let n = view.count as f64;
     let dx = view.map_indexed(|i, x, c| {
@@ -139,13 +144,14 @@ pub fn backward(
         let slope = center * inv_std[c] * inv_std[c] * s2[c] / n;
         view.gamma(c) * inv_std[c] * (dy[i] - s1[c] / n - slope)
     });
-    Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1 })
+    let dz = view.map_indexed(|i, _, _| dy[i]);
+    Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1, dz })
 }
 
 /// Backward of [`infer`]: the statistics are constants.
 ///
 /// # Errors
-/// [`ReferenceError`]: a bad shape, axis, config or length.
+/// [`ReferenceError`]: a bad shape, axis, config or length, or an activation in WGSL.
 pub fn frozen_backward(
     input: &Input<'_>,
     dy: ArrayViewD<'_, f64>,
@@ -153,11 +159,12 @@ pub fn frozen_backward(
     config: &Config,
 ) -> Result<InputGradients, ReferenceError> {
     let view = View::new(input, config)?;
-    let dy = view.same_shape(dy)?;
     let inv_std = view.running_inv_std(running, config)?;
+    let dy = view.behind(dy, &running.mean, &inv_std)?;
     let (s1, s2) = view.sums(&dy, &running.mean);
     let dx = view.map_indexed(|i, _, c| dy[i] * view.gamma(c) * inv_std[c]);
-    Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1 })
+    let dz = view.map_indexed(|i, _, _| dy[i]);
+    Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1, dz })
 }
 
 /// The statistics of `x` alone.
@@ -165,7 +172,7 @@ pub fn frozen_backward(
 /// # Errors
 /// [`ReferenceError::Geometry`]: a bad shape or axis.
 pub fn statistics(x: ArrayViewD<'_, f64>, axis: ChannelAxis) -> Result<Moments, ReferenceError> {
-    let input = Input { x, axis, gamma: None, beta: None };
+    let input = Input { x, axis, gamma: None, beta: None, z: None };
     // No number of a config matters.
     let view = View::new(&input, &Config::pytorch())?;
     let (mean, var) = view.moments();
@@ -177,6 +184,8 @@ pub fn statistics(x: ArrayViewD<'_, f64>, axis: ChannelAxis) -> Result<Moments, 
 struct View<'v, 'a> {
     shape: Vec<usize>,
     data: Vec<f64>,
+    z: Vec<f64>,
+    function: Function,
     channels: usize,
     inner: usize,
     /// Values per channel.
@@ -194,9 +203,16 @@ impl<'v, 'a> View<'v, 'a> {
                 check_length(name, parameter.len(), channels)?;
             }
         }
+        let z = match &input.z {
+            Some(z) if z.shape() == input.x.shape() => z.iter().copied().collect(),
+            Some(z) => return Err(shapes_differ("z", &input.x, z)),
+            None => vec![0.0; input.x.len()],
+        };
         Ok(Self {
             shape: input.x.shape().to_vec(),
             data: input.x.iter().copied().collect(),
+            z,
+            function: Function::of(config.activation)?,
             channels,
             inner: geometry.inner() as usize,
             count: geometry.values_per_channel() as usize,
@@ -221,8 +237,24 @@ impl<'v, 'a> View<'v, 'a> {
         self.input.beta.as_ref().map_or(0.0, |beta| beta[c])
     }
 
-    fn map(&self, f: impl Fn(f64, usize) -> f64) -> ArrayD<f64> {
-        self.map_indexed(|_, x, c| f(x, c))
+    /// What the activation takes.
+    fn before(&self, i: usize, mean: &Array1<f64>, inv_std: &Array1<f64>) -> f64 {
+        let c = self.channel(i);
+        (self.data[i] - mean[c]) * inv_std[c] * self.gamma(c) + self.beta(c) + self.z[i]
+    }
+
+    /// dy behind the activation.
+    fn behind(
+        &self,
+        dy: ArrayViewD<'_, f64>,
+        mean: &Array1<f64>,
+        inv_std: &Array1<f64>,
+    ) -> Result<Vec<f64>, ReferenceError> {
+        if dy.shape() != self.shape {
+            return Err(shapes_differ("dy", &self.input.x, &dy));
+        }
+        let one = |(i, &dy): (usize, &f64)| self.function.back(dy, self.before(i, mean, inv_std));
+        Ok(dy.iter().enumerate().map(one).collect())
     }
 
     fn map_indexed(&self, f: impl Fn(usize, f64, usize) -> f64) -> ArrayD<f64> {
@@ -258,13 +290,6 @@ impl<'v, 'a> View<'v, 'a> {
         sums
     }
 
-    fn same_shape(&self, dy: ArrayViewD<'_, f64>) -> Result<Vec<f64>, ReferenceError> {
-        if dy.shape() != self.shape {
-            return Err(ReferenceError::Shape { x: self.shape.clone(), dy: dy.shape().to_vec() });
-        }
-        Ok(dy.iter().copied().collect())
-    }
-
     fn running_inv_std(
         &self,
         running: &Running,
@@ -274,6 +299,70 @@ impl<'v, 'a> View<'v, 'a> {
         check_length("running_var", running.var.len(), self.channels)?;
         Ok(running.var.mapv(|v| 1.0 / (v + config.epsilon).sqrt()))
     }
+}
+
+/// An activation that can be computed here.
+enum Function {
+    Identity,
+    /// `slope·v` up to 0, constant from `limit` on.
+    Relu {
+        slope: f64,
+        limit: f64,
+    },
+    Silu,
+}
+
+impl Function {
+    fn of(activation: Activation) -> Result<Self, ReferenceError> {
+        let limit = f64::INFINITY;
+        match activation {
+            Activation::None => Ok(Self::Identity),
+            Activation::Relu => Ok(Self::Relu { slope: 0.0, limit }),
+            Activation::LeakyRelu { slope } => Ok(Self::Relu { slope, limit }),
+            Activation::ClippedRelu { limit } => Ok(Self::Relu { slope: 0.0, limit }),
+            Activation::Silu => Ok(Self::Silu),
+            Activation::Custom(_) => Err(ReferenceError::Activation),
+        }
+    }
+
+    fn value(&self, v: f64) -> f64 {
+        match *self {
+            Self::Identity => v,
+            Self::Relu { slope: 0.0, .. } if v < 0.0 => 0.0,
+            Self::Relu { slope, .. } if v < 0.0 => v * slope,
+            Self::Relu { limit, .. } => {
+                if v > limit {
+                    limit
+                } else {
+                    v
+                }
+            }
+            Self::Silu => v / (1.0 + (-v).exp()),
+        }
+    }
+
+    /// dy times the slope; a NaN in dy stays where the slope is not 0.
+    fn back(&self, dy: f64, v: f64) -> f64 {
+        match *self {
+            Self::Identity => dy,
+            Self::Relu { limit, .. } if v > 0.0 && v < limit => dy,
+            Self::Relu { limit, .. } if limit.is_finite() => 0.0,
+            Self::Relu { slope: 0.0, .. } => 0.0,
+            Self::Relu { slope, .. } => dy * slope,
+            Self::Silu => {
+                let s = 1.0 / (1.0 + (-v).exp());
+                dy * (s * (1.0 + v * (1.0 - s)))
+            }
+        }
+    }
+}
+
+fn shapes_differ(
+    name: &'static str,
+    x: &ArrayViewD<'_, f64>,
+    other: &ArrayViewD<'_, f64>,
+) -> ReferenceError {
+    ReferenceError::Shape { name, x: x.shape().to_vec(), found: other.shape().to_vec() }
 }
 
 fn check_length(name: &'static str, length: usize, channels: usize) -> Result<(), ReferenceError> {
@@ -297,13 +386,17 @@ pub enum ReferenceError {
         /// The number of channels.
         channels: usize,
     },
-    /// `dy` is not shaped as `x`.
+    /// A tensor that is not shaped as `x`.
     Shape {
+        /// Which.
+        name: &'static str,
         /// Shape of `x`.
         x: Vec<usize>,
-        /// Shape of `dy`.
-        dy: Vec<usize>,
+        /// Its shape.
+        found: Vec<usize>,
     },
+    /// An activation in WGSL, which only a device can compute.
+    Activation,
     /// One value per channel under [`SingleValue::Error`].
     SingleValue,
 }
@@ -316,7 +409,10 @@ impl fmt::Display for ReferenceError {
             Self::Length { name, length, channels } => {
                 write!(f, "{name} has {length} values for {channels} channels")
             }
-            Self::Shape { x, dy } => write!(f, "dy is shaped {dy:?}, x is shaped {x:?}"),
+            Self::Shape { name, x, found } => {
+                write!(f, "{name} is shaped {found:?}, x is shaped {x:?}")
+            }
+            Self::Activation => f.write_str("the oracle cannot compute an activation in WGSL"),
             Self::SingleValue => f.write_str("training needs more than one value per channel"),
         }
     }

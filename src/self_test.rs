@@ -721,6 +721,7 @@ impl Hostile {
             axis: self.axis,
             gamma: Some(ArrayView1::from(&gamma)),
             beta: Some(ArrayView1::from(&beta)),
+            z: None,
         };
         question(&input, &self.running()).expect("bug: the oracle takes these shapes")
     }

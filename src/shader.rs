@@ -8,7 +8,7 @@
 use std::fmt::Write;
 
 use crate::config::Memory;
-use crate::plan::{Kernel, Slot, Variant};
+use crate::plan::{Epilogue, Kernel, Slot, Variant};
 
 /// How a dispatch uses a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,11 @@ const TREE_MOMENTS: &str = wgsl!("lib/tree_moments");
 const TREE_SUMS: &str = wgsl!("lib/tree_sums");
 const SETTLE: &str = wgsl!("lib/settle");
 const CENTER: &str = wgsl!("lib/center");
+const RESIDUAL: &str = wgsl!("lib/residual");
+const EPILOGUE: &str = wgsl!("lib/epilogue");
+const EPILOGUE_MASK: &str = wgsl!("lib/epilogue_mask");
+const MASK_READ: &str = wgsl!("lib/mask_read");
+const MASK_WRITTEN: &str = wgsl!("lib/mask_written");
 const SLOPE: &str = wgsl!("lib/slope");
 const PARTIALS: &str = wgsl!("lib/partials");
 const ROWS: &str = wgsl!("lib/rows");
@@ -73,6 +78,8 @@ const STATISTICS: &[(Slot, Access)] = &[(Slot::X, Read), (Slot::Scratch, Writes)
 const NORMALIZE: &[(Slot, Access)] = &[
     (Slot::X, Read),
     (Slot::Y, Writes),
+    (Slot::Z, Read),
+    (Slot::Mask, Writes),
     (Slot::Gamma, Read),
     (Slot::Beta, Read),
     (Slot::Saved, Read),
@@ -82,6 +89,8 @@ const NORMALIZE: &[(Slot, Access)] = &[
 const FORWARD: &[(Slot, Access)] = &[
     (Slot::X, Read),
     (Slot::Y, Writes),
+    (Slot::Z, Read),
+    (Slot::Mask, Writes),
     (Slot::Gamma, Read),
     (Slot::Beta, Read),
     (Slot::Saved, Writes),
@@ -89,13 +98,26 @@ const FORWARD: &[(Slot, Access)] = &[
     (Slot::RunningVar, Writes),
     (Slot::Batches, Read),
 ];
-const REDUCE: &[(Slot, Access)] =
-    &[(Slot::X, Read), (Slot::Dy, Read), (Slot::Saved, Read), (Slot::Scratch, Writes)];
+const REDUCE: &[(Slot, Access)] = &[
+    (Slot::X, Read),
+    (Slot::Dy, Read),
+    (Slot::Z, Read),
+    (Slot::Dz, Writes),
+    (Slot::Mask, Read),
+    (Slot::Gamma, Read),
+    (Slot::Beta, Read),
+    (Slot::Saved, Read),
+    (Slot::Scratch, Writes),
+];
 const GRADIENT: &[(Slot, Access)] = &[
     (Slot::X, Read),
     (Slot::Dy, Read),
     (Slot::Dx, Writes),
+    (Slot::Z, Read),
+    (Slot::Dz, Read),
+    (Slot::Mask, Read),
     (Slot::Gamma, Read),
+    (Slot::Beta, Read),
     (Slot::Saved, Read),
     (Slot::Scratch, Read),
 ];
@@ -103,7 +125,11 @@ const BACKWARD: &[(Slot, Access)] = &[
     (Slot::X, Read),
     (Slot::Dy, Read),
     (Slot::Dx, Writes),
+    (Slot::Z, Read),
+    (Slot::Dz, Writes),
+    (Slot::Mask, Read),
     (Slot::Gamma, Read),
+    (Slot::Beta, Read),
     (Slot::Dgamma, Writes),
     (Slot::Dbeta, Writes),
     (Slot::Saved, Read),
@@ -112,7 +138,11 @@ const FROZEN: &[(Slot, Access)] = &[
     (Slot::X, Read),
     (Slot::Dy, Read),
     (Slot::Dx, Writes),
+    (Slot::Z, Read),
+    (Slot::Dz, Writes),
+    (Slot::Mask, Read),
     (Slot::Gamma, Read),
+    (Slot::Beta, Read),
     (Slot::RunningMean, Read),
     (Slot::RunningVar, Read),
     (Slot::Scratch, Writes),
@@ -228,6 +258,18 @@ pub fn bindings(variant: &Variant) -> Vec<Binding> {
     bindings
 }
 
+/// The WGSL of an activation.
+fn activation(epilogue: Epilogue) -> [&'static str; 2] {
+    match epilogue {
+        Epilogue::None => ["", wgsl!("activations/none")],
+        Epilogue::Relu => ["", wgsl!("activations/relu")],
+        Epilogue::LeakyRelu => ["", wgsl!("activations/leaky_relu")],
+        Epilogue::ClippedRelu => ["", wgsl!("activations/clipped_relu")],
+        Epilogue::Silu => ["", wgsl!("activations/silu")],
+        Epilogue::Custom(source) => [source, wgsl!("activations/custom")],
+    }
+}
+
 /// The value of a slot that is not bound.
 fn neutral(slot: Slot) -> &'static str {
     match slot {
@@ -241,7 +283,7 @@ fn neutral(slot: Slot) -> &'static str {
 fn value_type(slot: Slot) -> &'static str {
     match slot {
         slot if slot.is_tensor() => "V",
-        Slot::Batches => "u32",
+        Slot::Batches | Slot::Mask => "u32",
         _ => "f32",
     }
 }
@@ -254,12 +296,14 @@ pub fn source(variant: &Variant) -> String {
     for binding in bindings(variant) {
         let mode = if binding.read_only { "read" } else { "read_write" };
         // A prefix, as `dx` is a namespace of DXC's, which naga does not know to avoid.
+        let value = match (binding.slot, binding.access) {
+            (Slot::Mask, Writes) => "atomic<u32>",
+            (slot, _) => value_type(slot),
+        };
         let _ = writeln!(
             text,
-            "@group(0) @binding({}) var<storage, {mode}> slot_{}: array<{}>;",
-            binding.number,
-            binding.slot,
-            value_type(binding.slot)
+            "@group(0) @binding({}) var<storage, {mode}> slot_{}: array<{value}>;",
+            binding.number, binding.slot
         );
     }
     for slot in Slot::ALL {
@@ -268,6 +312,21 @@ pub fn source(variant: &Variant) -> String {
         let memory = home(slot, variant.memory);
         let value = value_type(slot);
         let _ = writeln!(text, "const HAS_{}: bool = {bound};", slot.name().to_uppercase());
+        if slot == Slot::Mask {
+            // Bits of a word, not elements of an array.
+            let writes = access == Some(Writes);
+            text.push_str(if bound && writes {
+                MASK_WRITTEN
+            } else {
+                "fn store_mask(i: u32, v: u32) {}\n"
+            });
+            text.push_str(if bound && !writes {
+                MASK_READ
+            } else {
+                "fn load_mask(i: u32) -> u32 { return 0u; }\n"
+            });
+            continue;
+        }
         let read = match bound {
             true => format!("slot_{memory}[i]"),
             false => format!("{value}({})", neutral(slot)),
@@ -279,6 +338,12 @@ pub fn source(variant: &Variant) -> String {
             String::new()
         };
         let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
+    }
+    if row.slots.iter().any(|(slot, _)| matches!(slot, Slot::Y | Slot::Dy)) {
+        let masked = variant.slots.contains(Slot::Mask);
+        activation(variant.activation).into_iter().for_each(|part| text.push_str(part));
+        text.push_str(if masked { EPILOGUE_MASK } else { EPILOGUE });
+        text.push_str(RESIDUAL);
     }
     for part in row.parts {
         text.push_str(part);

@@ -205,6 +205,7 @@ fn embedding_on_a_lost_device() {
         beta: beta.into(),
         running_mean: running_mean.into(),
         running_var: running_var.into(),
+        ..Default::default()
     };
     let bound = prepared.bind(&slots).unwrap();
     let escaped = escaped(&gpu);

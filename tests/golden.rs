@@ -18,7 +18,7 @@ fn array(shape: &[usize], values: &[f32]) -> ArrayD<f64> {
 
 #[test]
 fn oracle_agrees_with_pytorch_in_float64() {
-    for file in ["core", "adversarial"] {
+    for file in ["core", "adversarial", "fused"] {
         for case in golden::read(file) {
             let wide = |name| {
                 case.input(name).map(|v| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>())
@@ -26,11 +26,13 @@ fn oracle_agrees_with_pytorch_in_float64() {
             let x = array(&case.shape, case.input("x").unwrap());
             let dy = array(&case.shape, case.input("dy").unwrap());
             let (gamma, beta) = (wide("gamma"), wide("beta"));
+            let z = case.input("z").map(|z| array(&case.shape, z));
             let input = Input {
                 x: x.view(),
                 axis: case.axis,
                 gamma: gamma.as_deref().map(ArrayView1::from),
                 beta: beta.as_deref().map(ArrayView1::from),
+                z: z.as_ref().map(|z| z.view()),
             };
             let running = Running {
                 mean: wide("running_mean").unwrap().into(),
@@ -52,6 +54,9 @@ fn oracle_agrees_with_pytorch_in_float64() {
                 reference::frozen_backward(&input, dy.view(), &running, &case.config).unwrap()
             };
             results.push(("dx", gradients.dx.into_raw_vec_and_offset().0));
+            if case.config.residual {
+                results.push(("dz", gradients.dz.into_raw_vec_and_offset().0));
+            }
             if case.config.affine.gamma {
                 results.push(("dgamma", gradients.dgamma.to_vec()));
                 results.push(("dbeta", gradients.dbeta.to_vec()));
@@ -78,6 +83,7 @@ fn on_gpu(case: &Golden, tuning: &Tuning) -> Option<Vec<(&'static str, Vec<f32>)
     let data = Data {
         x,
         dy,
+        z: input("z"),
         gamma: input("gamma"),
         beta: input("beta"),
         running_mean: input("running_mean"),
@@ -99,6 +105,7 @@ fn on_gpu(case: &Golden, tuning: &Tuning) -> Option<Vec<(&'static str, Vec<f32>)
         ("dx", r.dx),
         ("dgamma", r.dgamma),
         ("dbeta", r.dbeta),
+        ("dz", r.dz),
     ])
 }
 
@@ -220,6 +227,12 @@ fn core() {
 fn adversarial() {
     check("adversarial", Class::Software);
     check("adversarial", Class::Hardware);
+}
+
+#[test]
+fn fused() {
+    check("fused", Class::Software);
+    check("fused", Class::Hardware);
 }
 
 #[test]

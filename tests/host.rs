@@ -57,6 +57,7 @@ fn all_operations_on_arrays() {
             dx: flat(back.dx.as_ref().unwrap()),
             dgamma: back.dgamma.unwrap().to_vec(),
             dbeta: back.dbeta.unwrap().to_vec(),
+            ..Default::default()
         };
         compare_training(&case, &data, &results).unwrap();
 
@@ -98,7 +99,7 @@ fn only_the_gradients_asked_for() {
     let Some(gpu) = gpu() else { return };
     let x = ArrayD::from_shape_fn(vec![4, 2], |d| (d[0] * 2 + d[1]) as f32);
     let running = RunningStatistics::new(2);
-    let gradients = Gradients { x: false, gamma: true, beta: true, accumulate: true };
+    let gradients = Gradients { x: false, gamma: true, beta: true, z: false, accumulate: true };
     let config = Config { gradients, memory: Memory::InPlace, ..Config::keras() };
     let axis = ChannelAxis::Last;
     let back =
@@ -220,6 +221,7 @@ fn a_layer_trains_and_infers() {
             dx: flat(&back.dx.unwrap()),
             dgamma: back.dgamma.unwrap().to_vec(),
             dbeta: back.dbeta.unwrap().to_vec(),
+            ..Default::default()
         };
         compare_training(&case, &data, &results).unwrap();
         assert_eq!(results.running_mean, running.mean.to_vec());

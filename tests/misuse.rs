@@ -111,6 +111,7 @@ impl Buffers {
             running_var: (&self.var).into(),
             batches: SlotMemory::default(),
             scratch: (&self.scratch).into(),
+            ..Default::default()
         }
     }
 }
@@ -301,7 +302,7 @@ fn memory_without_use_is_refused() {
     refused(Config { update: Update::None, ..base.clone() }, b.train(), Slot::RunningMean);
 
     let plan = |config: &Config| Plan::<Backward>::new(geometry(), config, bench.kernels.caps());
-    let only_beta = Gradients { x: false, gamma: false, beta: true, accumulate: false };
+    let only_beta = Gradients { x: false, gamma: false, beta: true, z: false, accumulate: false };
     let config = Config { gradients: only_beta, ..base.clone() };
     let prepared = bench.kernels.prepare(plan(&config).unwrap()).unwrap();
     let backward = BackwardBuffers {
@@ -336,6 +337,7 @@ fn every_operation_checks_every_slot() {
         beta: (&b.beta).into(),
         running_mean: (&b.mean).into(),
         running_var: (&b.var).into(),
+        ..Default::default()
     };
     infer.bind(&good).unwrap();
     let missing =
@@ -361,6 +363,7 @@ fn every_operation_checks_every_slot() {
         running_mean: (&b.mean).into(),
         running_var: (&b.var).into(),
         scratch: (&b.scratch).into(),
+        ..Default::default()
     };
     frozen.bind(&good).unwrap();
     missing(frozen.bind(&FrozenBackwardBuffers { dy: none(), ..good.clone() }), Slot::Dy);
@@ -824,6 +827,7 @@ fn memory_of_every_operation() {
         beta: (&b.beta).into(),
         running_mean: (&b.mean).into(),
         running_var: (&b.var).into(),
+        ..Default::default()
     };
     let backward = prepare::<Backward>(&bench, &config);
     let scratch = backward.plan().scratch_size();
@@ -836,6 +840,7 @@ fn memory_of_every_operation() {
         dbeta: (&dbeta).into(),
         saved: (&b.saved).into(),
         scratch: (&b.scratch).into(),
+        ..Default::default()
     };
     backward.bind(&k()).unwrap();
     let frozen = prepare::<FrozenBackward>(&bench, &config);
@@ -849,6 +854,7 @@ fn memory_of_every_operation() {
         running_mean: (&b.mean).into(),
         running_var: (&b.var).into(),
         scratch: (&b.scratch).into(),
+        ..Default::default()
     };
     let cumulative =
         prepare::<Train>(&bench, &Config { update: Update::Cumulative, ..config.clone() });

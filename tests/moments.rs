@@ -6,7 +6,7 @@ use wgpu_batchnorm::{
     RunningVariance, Update, reference,
 };
 
-use crate::common::check::compare_statistics;
+use crate::common::check::{compare_statistics, given};
 use crate::common::compare::{self, Arithmetic, Bounds, Center};
 use crate::common::data::{Case, Data, Random};
 use crate::common::gpu;
@@ -154,10 +154,8 @@ fn unequal_batches_are_the_whole() {
                 .collect();
             let bounds = Bounds::new(
                 case.geometry(),
-                &data.x,
-                &data.dy,
-                (None, None),
-                1e-5,
+                given(&case, &data),
+                &case.config,
                 Center::Batch,
                 Arithmetic::Oracle,
             );

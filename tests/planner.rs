@@ -261,7 +261,7 @@ fn what_is_not_asked_for_is_not_bound() {
         let plan = Plan::<FrozenBackward>::new(geometry, &config, &caps).unwrap();
         plan.slots().iter().map(|(slot, _)| *slot).collect::<Vec<_>>()
     };
-    let only = |x, gamma, beta| Gradients { x, gamma, beta, accumulate: false };
+    let only = |x, gamma, beta| Gradients { x, gamma, beta, z: false, accumulate: false };
     assert_eq!(
         slots(only(true, false, false), Memory::Separate),
         [Slot::Dy, Slot::Dx, Slot::Gamma, Slot::RunningVar]
@@ -360,7 +360,7 @@ fn iterations_bound_what_kernels_loop() {
 #[test]
 fn bytes_are_counted_by_hand() {
     let (caps, base) = (caps(Class::Hardware), Config::keras());
-    let only = |x, gamma, beta| Gradients { x, gamma, beta, accumulate: false };
+    let only = |x, gamma, beta| Gradients { x, gamma, beta, z: false, accumulate: false };
     // One dispatch, then three.
     for (shape, fused) in [([2usize, 100, 16], true), ([64, 5, 4096], false)] {
         let g = Geometry::new(&shape, ChannelAxis::First).unwrap();
@@ -409,7 +409,7 @@ fn an_empty_batch_has_the_gradients_it_can_have() {
         (true, true, true, false, Affine::NONE, 0),
     ];
     for (x, gamma, beta, accumulate, affine, stages) in cases {
-        let gradients = Gradients { x, gamma, beta, accumulate };
+        let gradients = Gradients { x, gamma, beta, z: false, accumulate };
         let config = Config { gradients, affine, ..Config::keras() };
         let plan = Plan::<Backward>::new(g, &config, &caps).unwrap();
         assert_eq!(plan.stages().len(), stages, "{gradients:?} {affine:?}");

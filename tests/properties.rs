@@ -204,6 +204,7 @@ impl FromStr for Setup {
                 x: gradients.contains('x'),
                 gamma: gradients.contains('g'),
                 beta: gradients.contains('b'),
+                z: gradients.contains('z'),
                 accumulate: false,
             },
             ..Config::pytorch()
@@ -277,7 +278,7 @@ fn configs() -> impl Strategy<Value = Config> {
             non_finite: if keep { NonFinite::Keep } else { NonFinite::Propagate },
             single_value: SingleValue::Allow,
             memory,
-            gradients: Gradients { x, gamma: dgamma, beta: dbeta, accumulate: false },
+            gradients: Gradients { x, gamma: dgamma, beta: dbeta, z: false, accumulate: false },
             ..Config::pytorch()
         }
     })
@@ -870,6 +871,7 @@ fn slopes(gpu: &Gpu, s: &Setup) -> Result<(), String> {
                 axis: ChannelAxis::Last,
                 gamma: Some(ArrayView1::from(&gamma)),
                 beta: Some(ArrayView1::from(&beta)),
+                z: None,
             };
             if name == "train" {
                 let f = reference::train(&input, &state, &case.config).unwrap();

@@ -13,7 +13,7 @@ fn tensor() -> ArrayD<f64> {
 
 fn input<'a>(x: &'a ArrayD<f64>, gamma: &'a Array1<f64>, beta: &'a Array1<f64>) -> Input<'a> {
     let (gamma, beta) = (Some(gamma.view()), Some(beta.view()));
-    Input { x: x.view(), axis: ChannelAxis::First, gamma, beta }
+    Input { x: x.view(), axis: ChannelAxis::First, gamma, beta, z: None }
 }
 
 /// ε = 4 makes √(5 + 4) = 3 and √(0 + 4) = 2.

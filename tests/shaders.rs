@@ -82,7 +82,7 @@ fn params_twins_agree() {
         variance_factor,
         epsilon,
         zero,
-        padding,
+        activation,
     ];
     let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();
     let (_, params) =

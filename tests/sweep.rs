@@ -103,6 +103,7 @@ fn every_option() {
             x: bits & 1 > 0,
             gamma: bits & 2 > 0,
             beta: bits & 4 > 0,
+            z: false,
             accumulate: false,
         };
         configs.push(Config { gradients, ..Config::onnx() });

@@ -273,6 +273,7 @@ fn cases() -> Cases {
                         x: turn % 5 != 0,
                         gamma: turn % 7 != 2,
                         beta: turn % 5 != 3,
+                        z: turn % 3 != 1,
                         accumulate: turn % 2 == 1,
                     };
                     turn += 1;

@@ -167,6 +167,7 @@ impl Subject {
                 beta: (&gbeta).into(),
                 running_mean: (&mean).into(),
                 running_var: (&var).into(),
+                ..Default::default()
             }),
             kernels.prepare(backward).map_err(|e| text(&e))?.bind(&BackwardBuffers {
                 x: (&gx).into(),
@@ -177,6 +178,7 @@ impl Subject {
                 dbeta: (&dbeta).into(),
                 saved: (&saved).into(),
                 scratch: (&scratch).into(),
+                ..Default::default()
             }),
         ];
         let [train, infer, backward] = bound.map(|bound| bound.map_err(|e| text(&e)));

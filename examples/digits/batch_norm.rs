@@ -65,6 +65,7 @@ impl BatchNorm<'_> {
             beta: self.beta.into(),
             running_mean: self.running_mean.into(),
             running_var: self.running_var.into(),
+            ..Default::default()
         })?)
     }
 
@@ -92,6 +93,7 @@ impl BatchNorm<'_> {
             dgamma: self.dgamma.into(),
             dbeta: self.dbeta.into(),
             scratch: scratch.as_ref().into(),
+            ..Default::default()
         })?)
     }
 

@@ -6,9 +6,11 @@ use std::collections::HashMap;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use wgpu_batchnorm::{Affine, ChannelAxis, Config, Geometry, RunningVariance, SingleValue, Update};
+use wgpu_batchnorm::{
+    Activation, Affine, ChannelAxis, Config, Geometry, RunningVariance, SingleValue, Update,
+};
 
-use super::compare::{Arithmetic, Bounds, Center};
+use super::compare::{Arithmetic, Bounds, Center, Given};
 
 /// What a file holds.
 pub enum Entry {
@@ -61,10 +63,14 @@ impl Golden {
         let center = if self.train { Center::Batch } else { Center::Running { mean, var } };
         let b = Bounds::new(
             self.geometry,
-            input("x"),
-            self.input("dy").unwrap_or(input("x")),
-            (self.input("gamma"), self.input("beta")),
-            self.config.epsilon,
+            Given {
+                x: input("x"),
+                dy: self.input("dy").unwrap_or(input("x")),
+                gamma: self.input("gamma"),
+                beta: self.input("beta"),
+                z: self.input("z"),
+            },
+            &self.config,
             center,
             arithmetic,
         );
@@ -82,6 +88,7 @@ impl Golden {
             "running_mean_out" => b.running_mean(mean, rate),
             "running_var_out" => b.running_var(var, rate, factor, self.config.epsilon),
             "dx" => b.dx(),
+            "dz" => b.dz(),
             "dgamma" => b.dgamma(),
             "dbeta" => b.dbeta(),
             _ => return None,
@@ -177,17 +184,17 @@ impl<'a> Settings<'a> {
 }
 
 fn unsupported(settings: &Settings<'_>) -> Result<Option<String>, String> {
-    for (key, supported) in [("dtype", "f32"), ("fused", "none")] {
-        let value = settings.text(key)?.unwrap_or(supported);
-        if value != supported {
-            return Ok(Some(format!("{key} {value}")));
-        }
-    }
-    Ok(None)
+    let dtype = settings.text("dtype")?.unwrap_or("f32");
+    let fused = settings.text("fused")?.unwrap_or("none");
+    Ok(match (dtype, fused) {
+        ("f32", "none" | "relu" | "add_relu") => None,
+        ("f32", other) => Some(format!("fused {other}")),
+        (other, _) => Some(format!("dtype {other}")),
+    })
 }
 
-const INPUTS: [&str; 6] = ["x", "dy", "gamma", "beta", "running_mean", "running_var"];
-const RESULTS: [&str; 4] = ["y", "dx", "dgamma", "dbeta"];
+const INPUTS: [&str; 7] = ["x", "dy", "z", "gamma", "beta", "running_mean", "running_var"];
+const RESULTS: [&str; 5] = ["y", "dx", "dgamma", "dbeta", "dz"];
 const TRAIN_RESULTS: [&str; 4] =
     ["save_mean", "save_invstd", "running_mean_out", "running_var_out"];
 
@@ -221,7 +228,14 @@ fn golden(
     }
     let affine =
         settings.required("affine", settings.get("affine", "true or false", Value::as_bool)?)?;
+    let fused = settings.text("fused")?;
+    let residual = fused == Some("add_relu");
     let config = Config {
+        activation: match fused {
+            Some("relu" | "add_relu") => Activation::Relu,
+            _ => Activation::None,
+        },
+        residual,
         epsilon: settings.required("eps", settings.number("eps")?)?,
         update,
         running_variance: match settings.is_first("running_var", "biased", "unbiased")? {
@@ -238,7 +252,7 @@ fn golden(
     let mut inputs = HashMap::new();
     let mut expected = HashMap::new();
     for (tensor, view) in tensors {
-        let whole = matches!(*tensor, "x" | "y" | "dy" | "dx");
+        let whole = matches!(*tensor, "x" | "y" | "dy" | "dx" | "z" | "dz");
         let channels = [geometry.channels() as usize];
         let wanted = if whole { shape.as_slice() } else { &channels };
         if view.shape() != wanted {
@@ -260,10 +274,14 @@ fn golden(
         }
     }
     let mut required = vec!["x", "running_mean", "running_var"];
+    if residual {
+        required.push("z");
+    }
     if affine {
         required.extend(["gamma", "beta"]);
     }
-    let gradient = ["dx", "dgamma", "dbeta"].iter().any(|result| expected.contains_key(*result));
+    let gradient =
+        ["dx", "dgamma", "dbeta", "dz"].iter().any(|result| expected.contains_key(*result));
     if gradient {
         required.push("dy");
     }
@@ -276,7 +294,8 @@ fn golden(
     for result in expected.keys().map(String::as_str) {
         let parameter = matches!(result, "dgamma" | "dbeta");
         let computed = (RESULTS.contains(&result) || train && TRAIN_RESULTS.contains(&result))
-            && (affine || !parameter);
+            && (affine || !parameter)
+            && (residual || result != "dz");
         if !computed {
             return Err(format!("{result} is no result of this case"));
         }

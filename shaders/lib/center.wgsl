@@ -18,3 +18,14 @@ fn center_of(channel: u32) -> Center {
     let variance = load_running_var(channel);
     return Center(load_running_mean(channel), 0.0, 1.0 / sqrt(variance + params.epsilon));
 }
+
+// Normalized values times γ plus β: (x − mean)·gain + shift.
+struct Affine {
+    gain: f32,
+    shift: f32,
+}
+
+fn affine_of(channel: u32, center: Center) -> Affine {
+    let gain = load_gamma(channel) * center.inv_std;
+    return Affine(gain, load_beta(channel) - center.rest * gain);
+}

@@ -57,3 +57,17 @@ fn centers_of(strip: Strip) -> Centers {
     }
     return c;
 }
+
+struct Affines {
+    gain: V,
+    shift: V,
+}
+
+fn affines_of(strip: Strip, c: Centers) -> Affines {
+    var a = Affines(V(0.0), V(0.0));
+    for (var i = 0u; i < WIDTH; i = i + 1u) {
+        let affine = affine_of(channel_of(strip.place * WIDTH + i), get_center(c, i));
+        a = Affines(put(a.gain, i, affine.gain), put(a.shift, i, affine.shift));
+    }
+    return a;
+}

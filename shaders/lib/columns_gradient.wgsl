@@ -19,18 +19,19 @@ fn put_slope(s: Slopes, i: u32, slope: Slope) -> Slopes {
 
 // dx down a strip.
 fn columns_gradient(strip: Strip, c: Centers, s: Slopes) {
+    let a = affines_of(strip, c);
     let stride = params.row_loads;
     var row = strip.begin;
     var i = row * stride + strip.place;
     for (; row + 3u < strip.end; row = row + 4u) {
-        let g0 = load_dy(i);
-        let g1 = load_dy(i + stride);
-        let g2 = load_dy(i + 2u * stride);
-        let g3 = load_dy(i + 3u * stride);
         let x0 = load_x(i) - c.mean;
         let x1 = load_x(i + stride) - c.mean;
         let x2 = load_x(i + 2u * stride) - c.mean;
         let x3 = load_x(i + 3u * stride) - c.mean;
+        let g0 = incoming_again(i, x0 * a.gain + a.shift);
+        let g1 = incoming_again(i + stride, x1 * a.gain + a.shift);
+        let g2 = incoming_again(i + 2u * stride, x2 * a.gain + a.shift);
+        let g3 = incoming_again(i + 3u * stride, x3 * a.gain + a.shift);
         store_dx(i, s.scale * ((g0 - s.offset) - x0 * s.factor));
         store_dx(i + stride, s.scale * ((g1 - s.offset) - x1 * s.factor));
         store_dx(i + 2u * stride, s.scale * ((g2 - s.offset) - x2 * s.factor));
@@ -39,7 +40,8 @@ fn columns_gradient(strip: Strip, c: Centers, s: Slopes) {
     }
     for (; row < strip.end; row = row + 1u) {
         let x = load_x(i) - c.mean;
-        store_dx(i, s.scale * ((load_dy(i) - s.offset) - x * s.factor));
+        let g = incoming_again(i, x * a.gain + a.shift);
+        store_dx(i, s.scale * ((g - s.offset) - x * s.factor));
         i = i + stride;
     }
 }

@@ -2,6 +2,9 @@
 // dx over one lane's share of a range of a channel.
 fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
     let mean = V(center.mean);
+    let affine = affine_of(range.channel, center);
+    let gain = V(affine.gain);
+    let shift = V(affine.shift);
     let scale = V(slope.scale);
     let offset = V(slope.offset);
     let factor = V(slope.factor);
@@ -11,14 +14,14 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
         let w1 = advance(w);
         let w2 = advance(w1);
         let w3 = advance(w2);
-        let g0 = load_dy(w.index);
-        let g1 = load_dy(w1.index);
-        let g2 = load_dy(w2.index);
-        let g3 = load_dy(w3.index);
         let x0 = load_x(w.index) - mean;
         let x1 = load_x(w1.index) - mean;
         let x2 = load_x(w2.index) - mean;
         let x3 = load_x(w3.index) - mean;
+        let g0 = incoming_again(w.index, x0 * gain + shift);
+        let g1 = incoming_again(w1.index, x1 * gain + shift);
+        let g2 = incoming_again(w2.index, x2 * gain + shift);
+        let g3 = incoming_again(w3.index, x3 * gain + shift);
         store_dx(w.index, scale * ((g0 - offset) - x0 * factor));
         store_dx(w1.index, scale * ((g1 - offset) - x1 * factor));
         store_dx(w2.index, scale * ((g2 - offset) - x2 * factor));
@@ -27,7 +30,8 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
     }
     for (; step < range.end; step = step + LANES) {
         let x = load_x(w.index) - mean;
-        store_dx(w.index, scale * ((load_dy(w.index) - offset) - x * factor));
+        let g = incoming_again(w.index, x * gain + shift);
+        store_dx(w.index, scale * ((g - offset) - x * factor));
         w = advance(w);
     }
 }

@@ -25,7 +25,7 @@ struct Params {
     variance_factor: f32,
     epsilon: f32,
     zero: u32,
-    padding: u32,
+    activation: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

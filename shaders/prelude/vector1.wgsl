@@ -1,6 +1,7 @@
 
-// Tensors are loaded one f32 at a time: rows or sizes that are no multiple of four.
+// Tensors are loaded one value at a time: rows or sizes that are no multiple of four.
 alias V = f32;
+alias B = bool;
 const WIDTH: u32 = 1u;
 
 fn component(v: V, i: u32) -> f32 {
@@ -13,5 +14,14 @@ fn put(v: V, i: u32, value: f32) -> V {
 
 fn sum_components(v: V) -> f32 {
     return v;
+}
+
+// One bit per component.
+fn bits_of(on: B) -> u32 {
+    return select(0u, 1u, on);
+}
+
+fn from_bits(bits: u32) -> B {
+    return (bits & 1u) != 0u;
 }
 

@@ -4,7 +4,7 @@ use ndarray::{ArrayD, ArrayView1};
 use wgpu_batchnorm::reference::{self, Input, Running};
 use wgpu_batchnorm::{Gpu, Moments, RunningVariance, Update};
 
-use super::compare::{self, Arithmetic, Bounds, Center, Comparison};
+use super::compare::{self, Arithmetic, Bounds, Center, Comparison, Given};
 use super::data::{Case, Data};
 use super::runner::{self, Results};
 
@@ -108,6 +108,7 @@ fn gradients(case: &Case, g: reference::InputGradients, b: &Bounds) -> Vec<Expec
         (wanted.x, "dx", flat(&g.dx), b.dx()),
         (wanted.gamma && affine.gamma, "dgamma", g.dgamma.to_vec(), b.dgamma()),
         (wanted.beta && affine.beta, "dbeta", g.dbeta.to_vec(), b.dbeta()),
+        (wanted.z && case.config.residual, "dz", flat(&g.dz), b.dz()),
     ];
     let asked = all.into_iter().filter(|(asked, ..)| *asked);
     asked.map(|(_, name, values, bounds)| Expected { name, values, bounds }).collect()
@@ -116,7 +117,7 @@ fn gradients(case: &Case, g: reference::InputGradients, b: &Bounds) -> Vec<Expec
 fn all_hold(case: &Case, r: &Results, all: Vec<Expected>) -> Result<(), String> {
     // Accumulation adds to the poison of the runner, which is tested elsewhere.
     assert!(!case.config.gradients.accumulate && !case.geometry().is_empty());
-    for name in ["dx", "dgamma", "dbeta"] {
+    for name in ["dx", "dgamma", "dbeta", "dz"] {
         let asked = all.iter().any(|expected| expected.name == name);
         assert!(asked || r.get(name).is_empty(), "{name} was not asked for: {case}");
     }
@@ -141,6 +142,7 @@ pub fn agree(case: &Case, a: &Results, b: &Results, all: Vec<Expected>) -> Resul
 pub struct Oracle {
     pub x: ArrayD<f64>,
     pub dy: ArrayD<f64>,
+    pub z: ArrayD<f64>,
     pub gamma: Vec<f64>,
     pub beta: Vec<f64>,
     pub running: Running,
@@ -152,6 +154,7 @@ impl Oracle {
         Self {
             x: tensor(&data.x),
             dy: tensor(&data.dy),
+            z: if data.z.is_empty() { Default::default() } else { tensor(&data.z) },
             gamma: wide(&data.gamma),
             beta: wide(&data.beta),
             running: Running {
@@ -169,16 +172,26 @@ impl Oracle {
             axis: case.axis,
             gamma: affine.gamma.then(|| ArrayView1::from(&self.gamma)),
             beta: affine.beta.then(|| ArrayView1::from(&self.beta)),
+            z: case.config.residual.then(|| self.z.view()),
         }
     }
 
     pub fn bounds(&self, case: &Case, data: &Data, center: Center<'_>) -> Bounds {
-        let affine = case.config.affine;
-        let gamma = affine.gamma.then_some(data.gamma.as_slice());
-        let beta = affine.beta.then_some(data.beta.as_slice());
-        let epsilon = case.config.epsilon;
-        let (geometry, arithmetic) = (case.geometry(), Arithmetic::Kernel);
-        Bounds::new(geometry, &data.x, &data.dy, (gamma, beta), epsilon, center, arithmetic)
+        Bounds::new(case.geometry(), given(case, data), &case.config, center, Arithmetic::Kernel)
+    }
+}
+
+/// What the case uses of the data.
+pub fn given<'a>(case: &Case, data: &'a Data) -> Given<'a> {
+    let (affine, residual) = (case.config.affine, case.config.residual);
+    // The statistics alone need no parameters.
+    let when = |used: bool, values: &'a [f32]| (used && !values.is_empty()).then_some(values);
+    Given {
+        x: &data.x,
+        dy: &data.dy,
+        gamma: when(affine.gamma, &data.gamma),
+        beta: when(affine.beta, &data.beta),
+        z: when(residual, &data.z),
     }
 }
 

@@ -15,11 +15,13 @@
 //!   `|rest| ≤ u·(|μ| + D)`.
 //! - `S₁`, `S₂`: partial sums stay within |S| + √Σ²; each addition rounds that.
 //! - y and dx: first-order propagation of the above, plus one u for each further operation.
+//! - Behind a ReLU, a value within its own bound of the corner may be on either side of it: dy there
+//!   may be off by the whole step of the slope, and so may the sums.
 //!
 //! Values below f32's normal range (2⁻¹²⁶) may be flushed to zero by a GPU, so every bound has at
 //! least that absolute size, scaled by what the value is multiplied with.
 
-use wgpu_batchnorm::{Geometry, Moments, RunningVariance};
+use wgpu_batchnorm::{Activation, Config, Geometry, Moments, RunningVariance};
 
 const TINY: f64 = f32::MIN_POSITIVE as f64;
 const LAMBDA: f64 = 4.0;
@@ -213,7 +215,11 @@ pub struct Bounds {
     gamma: Vec<f64>,
     beta: Vec<f64>,
     x: Vec<f64>,
+    /// Behind the activation.
     dy: Vec<f64>,
+    dy_errors: Vec<f64>,
+    z: Vec<f64>,
+    activation: Activation,
     /// Running statistics are given exactly.
     frozen: bool,
     variance_errors: Vec<f64>,
@@ -225,26 +231,33 @@ pub enum Center<'a> {
     Running { mean: &'a [f32], var: &'a [f32] },
 }
 
+/// What an operation is given.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    pub x: &'a [f32],
+    pub dy: &'a [f32],
+    pub gamma: Option<&'a [f32]>,
+    pub beta: Option<&'a [f32]>,
+    pub z: Option<&'a [f32]>,
+}
+
 impl Bounds {
     pub fn new(
         geometry: Geometry,
-        x: &[f32],
-        dy: &[f32],
-        (gamma, beta): (Option<&[f32]>, Option<&[f32]>),
-        epsilon: f64,
+        given: Given<'_>,
+        config: &Config,
         center: Center<'_>,
         arithmetic: Arithmetic,
     ) -> Self {
         let unit = arithmetic.unit();
         let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
-        let (x, dy) = (wide(x), wide(dy));
+        let (x, dy) = (wide(given.x), wide(given.dy));
         let c = geometry.channels() as usize;
         let n = geometry.values_per_channel() as f64;
         let mut channels = Vec::with_capacity(c);
         let mut variance_errors = Vec::with_capacity(c);
         for channel in 0..c {
-            let places = places(geometry, channel);
-            let values = || places.clone().map(|i| x[i]);
+            let values = || places(geometry, channel).map(|i| x[i]);
             let first = values().next().filter(|k| k.is_finite());
             let k = first.filter(|_| arithmetic == Arithmetic::Kernel).unwrap_or(0.0);
             let (mean, variance, mean_error, split_error, variance_error) = match &center {
@@ -274,17 +287,8 @@ impl Bounds {
                     (mean, var, 4.0 * unit * cancelled, 0.0, 0.0)
                 }
             };
-            let inv_std = 1.0 / (variance + epsilon).sqrt();
-            let inv_std_error = variance_error / (variance + epsilon) / 2.0 + 6.0 * unit;
-            let pairs = || places.clone().map(|i| (x[i] - mean, dy[i]));
-            let s1: f64 = pairs().map(|(_, dy)| dy).sum();
-            let s2: f64 = pairs().map(|(x, dy)| x * dy).sum();
-            let squares1: f64 = pairs().map(|(_, dy)| dy * dy).sum();
-            let squares2: f64 = pairs().map(|(x, dy)| (x * dy).powi(2)).sum();
-            let additions = unit * LAMBDA * arithmetic.roundings(n);
-            let s1_error = additions * (s1.abs() + squares1.sqrt());
-            let s2_error =
-                additions * (s2.abs() + squares2.sqrt()) + s1.abs() * mean_error + TINY * n;
+            let inv_std = 1.0 / (variance + config.epsilon).sqrt();
+            let inv_std_error = variance_error / (variance + config.epsilon) / 2.0 + 6.0 * unit;
             variance_errors.push(variance_error);
             channels.push(Channel {
                 mean,
@@ -293,16 +297,104 @@ impl Bounds {
                 mean_error,
                 split_error,
                 inv_std_error,
-                s1,
-                s2,
-                s1_error,
-                s2_error,
+                s1: 0.0,
+                s2: 0.0,
+                s1_error: 0.0,
+                s2_error: 0.0,
             });
         }
         let or = |v: Option<&[f32]>, default| v.map_or(vec![default; c], wide);
-        let (gamma, beta) = (or(gamma, 1.0), or(beta, 0.0));
+        let (gamma, beta) = (or(given.gamma, 1.0), or(given.beta, 0.0));
+        let z = given.z.map_or(vec![0.0; x.len()], wide);
         let frozen = matches!(center, Center::Running { .. });
-        Self { geometry, unit, channels, gamma, beta, x, dy, frozen, variance_errors }
+        let (activation, dy_errors) = (config.activation, vec![0.0; dy.len()]);
+        let mut bounds = Self {
+            geometry,
+            unit,
+            channels,
+            gamma,
+            beta,
+            x,
+            dy,
+            z,
+            dy_errors,
+            activation,
+            frozen,
+            variance_errors,
+        };
+        bounds.pass_back();
+        bounds.add_up(arithmetic);
+        bounds
+    }
+
+    /// From dy to the gradient behind the activation.
+    fn pass_back(&mut self) {
+        let errors = self.before_errors();
+        for (i, error) in errors.into_iter().enumerate() {
+            let slope = slope_of(self.activation, self.before(i), error, self.unit);
+            let dy = self.dy[i];
+            // 0 where the slope is, whatever dy.
+            self.dy[i] = if slope.value == 0.0 { 0.0 } else { dy * slope.value };
+            let rounding = if slope.value == 0.0 || slope.value == 1.0 { 0.0 } else { self.unit };
+            self.dy_errors[i] = match slope.error {
+                0.0 => rounding * self.dy[i].abs(),
+                error => dy.abs() * error + rounding * self.dy[i].abs(),
+            };
+        }
+    }
+
+    /// The sums over each channel.
+    fn add_up(&mut self, arithmetic: Arithmetic) {
+        let n = self.geometry.values_per_channel() as f64;
+        let additions = self.unit * LAMBDA * arithmetic.roundings(n);
+        for channel in 0..self.channels.len() {
+            let c = &self.channels[channel];
+            let (mean, mean_error) = (c.mean, c.mean_error);
+            let all = || {
+                let one = |i| (self.x[i] - mean, self.dy[i], self.dy_errors[i]);
+                places(self.geometry, channel).map(one)
+            };
+            let s1: f64 = all().map(|(_, dy, _)| dy).sum();
+            let s2: f64 = all().map(|(x, dy, _)| x * dy).sum();
+            let squares1: f64 = all().map(|(_, dy, _)| dy * dy).sum();
+            let squares2: f64 = all().map(|(x, dy, _)| (x * dy).powi(2)).sum();
+            let errors1: f64 = all().map(|(_, _, error)| error).sum();
+            let errors2: f64 =
+                all().map(|(x, _, e)| if e == 0.0 { 0.0 } else { e * x.abs() }).sum();
+            let c = &mut self.channels[channel];
+            (c.s1, c.s2) = (s1, s2);
+            c.s1_error = additions * (s1.abs() + squares1.sqrt()) + errors1;
+            c.s2_error = additions * (s2.abs() + squares2.sqrt())
+                + s1.abs() * mean_error
+                + errors2
+                + TINY * n;
+        }
+    }
+
+    /// What the activation takes.
+    fn before(&self, i: usize) -> f64 {
+        let channel = i / self.geometry.inner() as usize % self.channels.len();
+        let c = &self.channels[channel];
+        (self.x[i] - c.mean) * c.inv_std * self.gamma[channel] + self.beta[channel] + self.z[i]
+    }
+
+    /// How far it may be off.
+    fn before_errors(&self) -> Vec<f64> {
+        let normalized = self.per_value(|c, i, x, _| {
+            let center = (x - c.mean).abs();
+            let scale = self.gamma[i].abs() * c.inv_std;
+            let centering = 3.0 * self.unit * center + c.mean_error + TINY;
+            let y = scale * center;
+            scale * centering
+                + y * (c.inv_std_error + 3.0 * self.unit)
+                + 2.0 * self.unit * (y + self.beta[i].abs())
+                + TINY
+        });
+        let with_z = |(i, error): (usize, f64)| match self.z[i] {
+            0.0 => error,
+            z => error + self.unit * (z.abs() + self.before(i).abs()),
+        };
+        normalized.into_iter().enumerate().map(with_z).collect()
     }
 
     fn per_channel(&self, bound: impl Fn(&Channel, usize) -> f64) -> Vec<f64> {
@@ -354,16 +446,15 @@ impl Bounds {
     }
 
     pub fn y(&self) -> Vec<f64> {
-        self.per_value(|c, i, x, _| {
-            let center = (x - c.mean).abs();
-            let scale = self.gamma[i].abs() * c.inv_std;
-            let centering = 3.0 * self.unit * center + c.mean_error + TINY;
-            let y = scale * center;
-            scale * centering
-                + y * (c.inv_std_error + 3.0 * self.unit)
-                + 2.0 * self.unit * (y + self.beta[i].abs())
-                + TINY
-        })
+        let errors = self.before_errors().into_iter().enumerate();
+        errors
+            .map(|(i, error)| value_error(self.activation, self.before(i), error, self.unit))
+            .collect()
+    }
+
+    /// Of the gradient behind the activation.
+    pub fn dz(&self) -> Vec<f64> {
+        self.dy_errors.iter().map(|error| error + TINY).collect()
     }
 
     pub fn dbeta(&self) -> Vec<f64> {
@@ -379,7 +470,7 @@ impl Bounds {
     }
 
     pub fn dx(&self) -> Vec<f64> {
-        self.per_value(|c, i, x, dy| {
+        let own = self.per_value(|c, i, x, dy| {
             let scale = self.gamma[i].abs() * c.inv_std;
             if self.frozen {
                 return scale * dy.abs() * (c.inv_std_error + 3.0 * self.unit) + TINY;
@@ -396,8 +487,78 @@ impl Bounds {
                     + (3.0 * self.unit * center + c.mean_error) * factor
                     + (c.inv_std_error + 6.0 * self.unit) * sum)
                 + TINY * (1.0 + scale)
-        })
+        });
+        let passed = self.per_value(|c, i, _, _| self.gamma[i].abs() * c.inv_std);
+        let scaled = |(i, own): (usize, f64)| match self.dy_errors[i] {
+            0.0 => own,
+            error => own + passed[i] * error,
+        };
+        own.into_iter().enumerate().map(scaled).collect()
     }
+}
+
+/// How far an activation may be off whose argument v may be off by `error`.
+fn value_error(activation: Activation, v: f64, error: f64, unit: f64) -> f64 {
+    match activation {
+        Activation::None | Activation::Relu | Activation::ClippedRelu { .. } => error,
+        Activation::LeakyRelu { slope } => {
+            let steep = slope.abs().max(1.0);
+            steep * error + unit * (slope * v).abs() + TINY
+        }
+        // The slope of SiLU is at most 1.1.
+        Activation::Silu => {
+            let s = sigmoid(v);
+            1.1 * error + (v * s).abs() * (sigmoid_error(v, unit) / s.max(TINY) + 2.0 * unit) + TINY
+        }
+        Activation::Custom(_) => panic!("bug: no bound is known of a custom activation"),
+    }
+}
+
+struct Slope {
+    value: f64,
+    error: f64,
+}
+
+/// The slope at v, which may be off by `error`. Where a ReLU's corner is within reach, it is either
+/// of two.
+fn slope_of(activation: Activation, v: f64, error: f64, unit: f64) -> Slope {
+    let corners = |slope: f64, limit: f64| {
+        // A NaN is near everything.
+        let near = |corner: f64| {
+            let distance = (v - corner).abs();
+            corner.is_finite() && (distance.is_nan() || distance <= error)
+        };
+        let value = if v > 0.0 && v < limit { 1.0 } else { slope };
+        let step = if near(0.0) || near(limit) { (1.0 - slope).abs() } else { 0.0 };
+        Slope { value, error: step }
+    };
+    match activation {
+        Activation::None => Slope { value: 1.0, error: 0.0 },
+        Activation::Relu => corners(0.0, f64::INFINITY),
+        Activation::LeakyRelu { slope } => corners(slope, f64::INFINITY),
+        Activation::ClippedRelu { limit } => corners(0.0, limit),
+        Activation::Silu => {
+            let s = sigmoid(v);
+            let value = s * (1.0 + v * (1.0 - s));
+            // |f''| is at most 1/2; the factors 1, s, v·(1 − s) and their rounding.
+            let evaluated =
+                sigmoid_error(v, unit) * (1.0 + v.abs()) + 4.0 * unit * (s + (s * v).abs());
+            Slope { value, error: 0.5 * error + evaluated + TINY }
+        }
+        Activation::Custom(_) => panic!("bug: no bound is known of a custom activation"),
+    }
+}
+
+fn sigmoid(v: f64) -> f64 {
+    1.0 / (1.0 + (-v).exp())
+}
+
+/// Of `1/(1 + e^−v)` in f32: WGSL's exp may be off by 3 + 2·|v| units in the last place, which are
+/// two of our units each; 1 + e^−v and the division round too. Where e^−v overflows, s is below the
+/// normal range.
+fn sigmoid_error(v: f64, unit: f64) -> f64 {
+    let s = sigmoid(v);
+    s * ((1.0 - s) * 2.0 * (3.0 + 2.0 * v.abs()) + 6.0) * unit + TINY
 }
 
 impl Bounds {

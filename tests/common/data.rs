@@ -60,8 +60,18 @@ impl fmt::Display for Case {
         let c = &self.config;
         write!(
             f,
-            "shape={:?} axis={:?} eps={} update={:?} affine={:?} memory={:?} gradients={:?}",
-            self.shape, self.axis, c.epsilon, c.update, c.affine, c.memory, c.gradients
+            "shape={:?} axis={:?} eps={} update={:?} affine={:?} activation={:?} residual={} \
+             mask={:?} memory={:?} gradients={:?}",
+            self.shape,
+            self.axis,
+            c.epsilon,
+            c.update,
+            c.affine,
+            c.activation,
+            c.residual,
+            c.mask,
+            c.memory,
+            c.gradients
         )?;
         match &self.tuning {
             Some(t) => write!(f, " tuning={t:?}"),
@@ -75,6 +85,7 @@ impl fmt::Display for Case {
 pub struct Data {
     pub x: Vec<f32>,
     pub dy: Vec<f32>,
+    pub z: Vec<f32>,
     pub gamma: Vec<f32>,
     pub beta: Vec<f32>,
     pub running_mean: Vec<f32>,
@@ -104,6 +115,7 @@ impl Data {
         Self {
             x: random.normals(n, mean, std),
             dy: random.normals(n, 0.1, 1.0),
+            z: Random(seed ^ 0x7a).normals(n, -0.2, 1.0),
             gamma: random.normals(c, 1.0, 0.3),
             beta: random.normals(c, 0.0, 0.5),
             running_mean: random.normals(c, mean, std),

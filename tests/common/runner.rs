@@ -36,6 +36,8 @@ pub struct Results {
     pub dx: Vec<f32>,
     pub dgamma: Vec<f32>,
     pub dbeta: Vec<f32>,
+    pub dz: Vec<f32>,
+    pub mask: Vec<u32>,
 }
 
 impl Results {
@@ -51,6 +53,7 @@ impl Results {
             "dx" => &self.dx,
             "dgamma" => &self.dgamma,
             "dbeta" => &self.dbeta,
+            "dz" => &self.dz,
             other => panic!("bug: no result is called {other}"),
         }
     }
@@ -67,8 +70,10 @@ impl Results {
             &self.dx,
             &self.dgamma,
             &self.dbeta,
+            &self.dz,
         ];
-        all.into_iter().flat_map(|values| bits(values)).chain([self.batches]).collect()
+        let all = all.into_iter().flat_map(|values| bits(values));
+        all.chain(self.mask.iter().copied()).chain([self.batches]).collect()
     }
 }
 
@@ -84,15 +89,18 @@ pub fn train(gpu: &Gpu, case: &Case, data: &Data) -> Results {
     let mut inputs = inputs(data);
     let forward = run(gpu, gpu.kernels(), plan::<Train>(gpu, case).unwrap(), &inputs);
     // In place, the forward has eaten x; this is the caller's copy.
-    inputs.insert(Slot::Saved, forward.get(&Slot::Saved).cloned().unwrap_or_default());
+    for slot in [Slot::Saved, Slot::Mask] {
+        inputs.insert(slot, forward.get(&slot).cloned().unwrap_or_default());
+    }
     let backward = run(gpu, gpu.kernels(), plan::<Backward>(gpu, case).unwrap(), &inputs);
     collect(case, &forward, &backward)
 }
 
 /// Inference, then backward with frozen statistics.
 pub fn frozen(gpu: &Gpu, case: &Case, data: &Data) -> Results {
-    let inputs = inputs(data);
+    let mut inputs = inputs(data);
     let forward = run(gpu, gpu.kernels(), plan::<Infer>(gpu, case).unwrap(), &inputs);
+    inputs.insert(Slot::Mask, forward.get(&Slot::Mask).cloned().unwrap_or_default());
     let backward = run(gpu, gpu.kernels(), plan::<FrozenBackward>(gpu, case).unwrap(), &inputs);
     collect(case, &forward, &backward)
 }
@@ -107,6 +115,7 @@ pub fn inputs(data: &Data) -> Contents {
     [
         (Slot::X, bits(&data.x)),
         (Slot::Dy, bits(&data.dy)),
+        (Slot::Z, bits(&data.z)),
         (Slot::Gamma, bits(&data.gamma)),
         (Slot::Beta, bits(&data.beta)),
         (Slot::RunningMean, bits(&data.running_mean)),
@@ -136,6 +145,8 @@ fn collect(case: &Case, forward: &Contents, backward: &Contents) -> Results {
         },
         dgamma: of(backward, Slot::Dgamma),
         dbeta: of(backward, Slot::Dbeta),
+        dz: of(backward, Slot::Dz),
+        mask: forward.get(&Slot::Mask).cloned().unwrap_or_default(),
     }
 }
 

@@ -96,6 +96,7 @@ fn backward_configs() -> Vec<Config> {
                     x: bits & 1 > 0,
                     gamma: bits & 2 > 0,
                     beta: bits & 4 > 0,
+                    z: true,
                     accumulate: bits & 8 > 0,
                 };
                 configs.push(Config { gradients, ..base(memory, affine) });

@@ -1,0 +1,11 @@
+
+// y = act(v + z), and back. `v` is the normalized, scaled and shifted value.
+
+fn finish(i: u32, v: V, z: V) {
+    store_y(i, activate(plus_residual(v, z)));
+}
+
+// The gradient of v, from dy and from v itself.
+fn incoming(i: u32, v: V) -> V {
+    return backpropagate(load_dy(i), plus_residual(v, load_z(i)));
+}
