@@ -335,7 +335,9 @@ impl Bounds {
             let dy = self.dy[i];
             // 0 where the slope is, whatever dy.
             self.dy[i] = if slope.value == 0.0 { 0.0 } else { dy * slope.value };
-            let rounding = if slope.value == 0.0 || slope.value == 1.0 { 0.0 } else { self.unit };
+            // The slope as an f32, and the product.
+            let rounded = slope.value != 0.0 && slope.value != 1.0;
+            let rounding = if rounded { 2.0 * self.unit } else { 0.0 };
             self.dy_errors[i] = match slope.error {
                 0.0 => rounding * self.dy[i].abs(),
                 error => dy.abs() * error + rounding * self.dy[i].abs(),
@@ -500,10 +502,11 @@ impl Bounds {
 /// How far an activation may be off whose argument v may be off by `error`.
 fn value_error(activation: Activation, v: f64, error: f64, unit: f64) -> f64 {
     match activation {
-        Activation::None | Activation::Relu | Activation::ClippedRelu { .. } => error,
+        Activation::None | Activation::Relu => error,
+        Activation::ClippedRelu { limit } => error + unit * limit,
         Activation::LeakyRelu { slope } => {
             let steep = slope.abs().max(1.0);
-            steep * error + unit * (slope * v).abs() + TINY
+            steep * error + 2.0 * unit * (slope * v).abs() + TINY
         }
         // The slope of SiLU is at most 1.1.
         Activation::Silu => {
@@ -526,7 +529,7 @@ fn slope_of(activation: Activation, v: f64, error: f64, unit: f64) -> Slope {
         // A NaN is near everything.
         let near = |corner: f64| {
             let distance = (v - corner).abs();
-            corner.is_finite() && (distance.is_nan() || distance <= error)
+            corner.is_finite() && (distance.is_nan() || distance <= error + unit * corner)
         };
         let value = if v > 0.0 && v < limit { 1.0 } else { slope };
         let step = if near(0.0) || near(limit) { (1.0 - slope).abs() } else { 0.0 };
