@@ -304,22 +304,21 @@ impl<'v, 'a> View<'v, 'a> {
 /// An activation that can be computed here.
 enum Function {
     Identity,
-    /// `slope·v` up to 0, constant from `limit` on.
+    /// `slope·v` up to 0, constant from the limit on.
     Relu {
         slope: f64,
-        limit: f64,
+        limit: Option<f64>,
     },
     Silu,
 }
 
 impl Function {
     fn of(activation: Activation) -> Result<Self, ReferenceError> {
-        let limit = f64::INFINITY;
         match activation {
             Activation::None => Ok(Self::Identity),
-            Activation::Relu => Ok(Self::Relu { slope: 0.0, limit }),
-            Activation::LeakyRelu { slope } => Ok(Self::Relu { slope, limit }),
-            Activation::ClippedRelu { limit } => Ok(Self::Relu { slope: 0.0, limit }),
+            Activation::Relu => Ok(Self::Relu { slope: 0.0, limit: None }),
+            Activation::LeakyRelu { slope } => Ok(Self::Relu { slope, limit: None }),
+            Activation::ClippedRelu { limit } => Ok(Self::Relu { slope: 0.0, limit: Some(limit) }),
             Activation::Silu => Ok(Self::Silu),
             Activation::Custom(_) => Err(ReferenceError::Activation),
         }
@@ -328,25 +327,20 @@ impl Function {
     fn value(&self, v: f64) -> f64 {
         match *self {
             Self::Identity => v,
+            // Not −∞·0.
             Self::Relu { slope: 0.0, .. } if v < 0.0 => 0.0,
             Self::Relu { slope, .. } if v < 0.0 => v * slope,
-            Self::Relu { limit, .. } => {
-                if v > limit {
-                    limit
-                } else {
-                    v
-                }
-            }
+            Self::Relu { limit: Some(limit), .. } if v > limit => limit,
+            Self::Relu { .. } => v,
             Self::Silu => v / (1.0 + (-v).exp()),
         }
     }
 
-    /// dy times the slope; a NaN in dy stays where the slope is not 0.
+    /// dy times the slope; 0 where the slope is, whatever dy.
     fn back(&self, dy: f64, v: f64) -> f64 {
         match *self {
             Self::Identity => dy,
-            Self::Relu { limit, .. } if v > 0.0 && v < limit => dy,
-            Self::Relu { limit, .. } if limit.is_finite() => 0.0,
+            Self::Relu { limit, .. } if v > 0.0 && limit.is_none_or(|limit| v < limit) => dy,
             Self::Relu { slope: 0.0, .. } => 0.0,
             Self::Relu { slope, .. } => dy * slope,
             Self::Silu => {

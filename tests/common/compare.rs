@@ -531,7 +531,7 @@ fn slope_of(activation: Activation, v: f64, error: f64, unit: f64) -> Slope {
             let distance = (v - corner).abs();
             corner.is_finite() && (distance.is_nan() || distance <= error + unit * corner)
         };
-        let value = if v > 0.0 && v < limit { 1.0 } else { slope };
+        let value = if v > 0.0 && (v < limit || limit.is_infinite()) { 1.0 } else { slope };
         let step = if near(0.0) || near(limit) { (1.0 - slope).abs() } else { 0.0 };
         Slope { value, error: step }
     };
