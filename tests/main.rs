@@ -4,6 +4,7 @@ mod backends;
 mod common;
 mod concurrency;
 mod embedding;
+mod epilogue;
 mod exact;
 mod faults;
 mod fold;

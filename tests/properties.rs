@@ -248,7 +248,7 @@ impl FromStr for Setup {
             None => None,
         };
         Ok(Self {
-            case: Case { shape, axis, config, tuning },
+            case: Case { shape, axis, config, tuning, buffers: None },
             seed: number(field("seed")?)?,
             mean: number(field("mean")?)?,
             std: number(field("std")?)?,
@@ -364,7 +364,7 @@ fn setups() -> impl Strategy<Value = Setup> {
     let bad = prop::option::weighted(0.3, (value, 0..8192usize));
     (shapes(), configs(), prop::option::weighted(0.8, tunings()), data, bad).prop_map(
         |((shape, axis), config, tuning, (seed, mean, std), bad)| Setup {
-            case: Case { shape, axis, config, tuning },
+            case: Case { shape, axis, config, tuning, buffers: None },
             seed,
             mean,
             std,

@@ -9,9 +9,9 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use wgpu_batchnorm::{
-    Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Gradients, Infer, Kernel,
-    Memory, NonFinite, Operation, Plan, RunningVariance, Slot, Statistics, Train, Tuning, Update,
-    reference, shader,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Gradients,
+    Infer, Kernel, Mask, Memory, NonFinite, Operation, Plan, RunningVariance, Slot, Statistics,
+    Train, Tuning, Update, reference, shader,
 };
 
 use crate::common::check::{Oracle, flat, rate};
@@ -193,14 +193,19 @@ impl Cases {
         let inv_std = f.inv_std.iter().map(|&v| v as f32);
         let saved: Vec<f32> = mean.iter().copied().chain(rest).chain(inv_std).collect();
         contents.insert(Slot::Saved, bits(&saved));
+        // What the activation takes decides the mask.
+        let before = Config { activation: Activation::None, ..config.clone() };
+        let trained = reference::train(&input, &oracle.running, &before).unwrap().y;
+        let inferred = reference::infer(&input, &oracle.running, &before).unwrap();
+        contents.insert(Slot::Mask, mask(config.activation, &flat(&trained)));
         let mut random = Random(seed);
         let old = [random.normals(c, 0.0, 1.0), random.normals(c, 0.0, 1.0)];
         if config.gradients.accumulate {
             contents.insert(Slot::Dgamma, bits(&old[0]));
             contents.insert(Slot::Dbeta, bits(&old[1]));
         }
-        let gradients = |g: reference::InputGradients, bounds: [Vec<f64>; 3]| {
-            let [dx_bounds, dgamma_bounds, dbeta_bounds] = bounds;
+        let gradients = |g: reference::InputGradients, bounds: [Vec<f64>; 4]| {
+            let [dx_bounds, dgamma_bounds, dbeta_bounds, dz_bounds] = bounds;
             let added = |slot, mut values: Vec<f64>, old: &[f32], mut bounds: Vec<f64>| {
                 if config.gradients.accumulate {
                     values.iter_mut().zip(old).for_each(|(v, &old)| *v += f64::from(old));
@@ -212,6 +217,9 @@ impl Cases {
             if config.gradients.x {
                 all.push(Expected::new(dx, flat(&g.dx), dx_bounds));
             }
+            if config.gradients.z && config.residual {
+                all.push(Expected::new(Slot::Dz, flat(&g.dz), dz_bounds));
+            }
             if config.gradients.gamma && config.affine.gamma {
                 all.push(added(Slot::Dgamma, g.dgamma.to_vec(), &old[0], dgamma_bounds));
             }
@@ -222,12 +230,13 @@ impl Cases {
         };
         self.add::<Backward>(case, &contents, || {
             let g = reference::backward(&input, oracle.dy.view(), config).unwrap();
-            gradients(g, [batch.dx(), batch.dgamma(), batch.dbeta()])
+            gradients(g, [batch.dx(), batch.dgamma(), batch.dbeta(), batch.dz()])
         });
+        contents.insert(Slot::Mask, mask(config.activation, &flat(&inferred)));
         self.add::<FrozenBackward>(case, &contents, || {
             let (dy, running) = (oracle.dy.view(), &oracle.running);
             let g = reference::frozen_backward(&input, dy, running, config).unwrap();
-            gradients(g, [frozen.dx(), frozen.dgamma(), frozen.dbeta()])
+            gradients(g, [frozen.dx(), frozen.dgamma(), frozen.dbeta(), frozen.dz()])
         });
     }
 
@@ -241,6 +250,19 @@ impl Cases {
         self.add::<Backward>(case, &contents, gradients);
         self.add::<FrozenBackward>(case, &contents, gradients);
     }
+}
+
+/// One bit per value, set where a ReLU is open.
+fn mask(activation: Activation, before: &[f64]) -> Vec<u32> {
+    let limit = match activation {
+        Activation::ClippedRelu { limit } => limit,
+        _ => f64::INFINITY,
+    };
+    let word = |values: &[f64]| {
+        let bit = |(i, v): (usize, &f64)| u32::from(*v > 0.0 && *v < limit) << i;
+        values.iter().enumerate().map(bit).fold(0, |word, bit| word | bit)
+    };
+    before.chunks(32).map(word).collect()
 }
 
 /// Shapes of every path, each cut by several tunings; options take turns.
@@ -267,6 +289,15 @@ fn cases() -> Cases {
                     config.update =
                         [Update::Cumulative, Update::None, Update::Decay(0.9)][turn % 3];
                     config.affine = Affine { gamma: turn % 4 != 1, beta: turn % 4 != 2 };
+                    config.activation = [
+                        Activation::Relu,
+                        Activation::None,
+                        Activation::RELU6,
+                        Activation::Silu,
+                        Activation::LeakyRelu { slope: 0.1 },
+                    ][turn % 5];
+                    config.residual = turn % 2 == 1;
+                    config.mask = [Mask::Auto, Mask::Bits, Mask::Recompute][turn % 3];
                     config.non_finite = [NonFinite::Keep, NonFinite::Propagate][turn % 2];
                     config.running_variance = RunningVariance::Unbiased;
                     config.gradients = Gradients {

@@ -39,11 +39,13 @@ pub struct Case {
     pub axis: ChannelAxis,
     pub config: Config,
     pub tuning: Option<Tuning>,
+    /// Storage buffers in a dispatch, if fewer than the device's.
+    pub buffers: Option<u32>,
 }
 
 impl Case {
     pub fn new(shape: &[usize], axis: ChannelAxis, config: Config) -> Self {
-        Self { shape: shape.to_vec(), axis, config, tuning: None }
+        Self { shape: shape.to_vec(), axis, config, tuning: None, buffers: None }
     }
 
     pub fn tuned(self, tuning: &Tuning) -> Self {
@@ -73,6 +75,9 @@ impl fmt::Display for Case {
             c.memory,
             c.gradients
         )?;
+        if let Some(buffers) = self.buffers {
+            write!(f, " buffers={buffers}")?;
+        }
         match &self.tuning {
             Some(t) => write!(f, " tuning={t:?}"),
             None => Ok(()),

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use wgpu_batchnorm::{
-    Backward, Bind, FrozenBackward, Gpu, Infer, Kernels, Memory, Operation, Plan, PlanError, Slot,
-    SlotBuffers, Statistics, Train, wgpu,
+    Backward, Bind, Caps, FrozenBackward, Gpu, Infer, Kernels, Memory, Operation, Plan, PlanError,
+    Slot, SlotBuffers, Statistics, Train, wgpu,
 };
 
 use super::data::{Case, Data};
@@ -78,9 +78,11 @@ impl Results {
 }
 
 pub fn plan<O: Operation>(gpu: &Gpu, case: &Case) -> Result<Plan<O>, PlanError> {
+    let max_storage_buffers = case.buffers.unwrap_or(gpu.caps().max_storage_buffers);
+    let caps = Caps { max_storage_buffers, ..gpu.caps().clone() };
     match &case.tuning {
-        Some(t) => Plan::with_tuning(case.geometry(), &case.config, gpu.caps(), t),
-        None => Plan::new(case.geometry(), &case.config, gpu.caps()),
+        Some(t) => Plan::with_tuning(case.geometry(), &case.config, &caps, t),
+        None => Plan::new(case.geometry(), &case.config, &caps),
     }
 }
 

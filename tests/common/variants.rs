@@ -5,8 +5,9 @@
 use std::collections::HashSet;
 
 use wgpu_batchnorm::{
-    Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Geometry, Gradients, Infer,
-    Memory, NonFinite, Operation, Plan, SingleValue, Statistics, Train, Update, Variant,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Geometry,
+    Gradients, Infer, Mask, Memory, NonFinite, Operation, Plan, SingleValue, Statistics, Train,
+    Update, Variant,
 };
 
 const MEMORY: [Memory; 3] = [Memory::Separate, Memory::InPlace, Memory::Arena];
@@ -36,6 +37,12 @@ pub fn all() -> Vec<Variant> {
             for class in [Class::Software, Class::Hardware] {
                 for config in forward_configs() {
                     all.add::<Train>(geometry, &config, class);
+                }
+                for config in epilogue_configs() {
+                    all.add::<Train>(geometry, &config, class);
+                    all.add::<Infer>(geometry, &config, class);
+                    all.add::<Backward>(geometry, &config, class);
+                    all.add::<FrozenBackward>(geometry, &config, class);
                 }
                 for config in backward_configs() {
                     all.add::<Infer>(geometry, &config, class);
@@ -79,6 +86,36 @@ fn forward_configs() -> Vec<Config> {
             for update in [Update::Rate(0.1), Update::Cumulative, Update::None] {
                 for non_finite in [NonFinite::Propagate, NonFinite::Keep] {
                     configs.push(Config { update, non_finite, ..base(memory, affine) });
+                }
+            }
+        }
+    }
+    configs
+}
+
+const CUSTOM: Activation = Activation::Custom(
+    "fn activation(v: f32) -> f32 { return tanh(v); }
+     fn activation_derivative(v: f32) -> f32 { return 1.0 - tanh(v) * tanh(v); }",
+);
+
+/// Every activation, with and without a residual, by every source of its slope. Which of gamma,
+/// beta, dx and dz there are makes other bindings, not other code: not all of them with all.
+fn epilogue_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    let leaky = Activation::LeakyRelu { slope: 0.1 };
+    let activations =
+        [Activation::None, Activation::Relu, leaky, Activation::RELU6, Activation::Silu, CUSTOM];
+    for memory in MEMORY {
+        for activation in activations {
+            for residual in [false, true] {
+                for mask in [Mask::Bits, Mask::Recompute] {
+                    let base = Config { activation, residual, mask, ..base(memory, 3) };
+                    let only_z =
+                        Gradients { x: false, gamma: false, beta: false, ..Gradients::ALL };
+                    let no_z = Gradients { z: false, ..Gradients::ALL };
+                    for gradients in [Gradients::ALL, no_z, only_z] {
+                        configs.push(Config { gradients, ..base.clone() });
+                    }
                 }
             }
         }
