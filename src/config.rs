@@ -2,20 +2,40 @@
 
 use std::fmt;
 
-/// Element type of `x`, `y`, `dy` and `dx`. Parameters, statistics and their gradients are always
-/// f32, and so is all arithmetic.
+/// Element type of the tensors: `x`, `y`, `dy`, `dx`, `z` and `dz`. Parameters, statistics and their
+/// gradients are always f32, and so is all arithmetic.
+///
+/// Halves lie as in any other program: two bytes each, without gaps, little-endian; a slot's size is
+/// rounded up to whole words of four bytes, and what its last word holds past the last element stays
+/// as it is. They need no feature of the device: a load of four reads two words, and conversions
+/// are made by bits, so that they are exact everywhere. Results are rounded to the nearest, ties to
+/// even; what is too large becomes infinite, and NaN stays NaN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Element {
     /// 32-bit IEEE floating point.
     F32,
+    /// 16-bit IEEE floating point: 11 bits of precision, up to 65,504.
+    F16,
+    /// The upper half of an f32: 8 bits of precision, and f32's range.
+    Bf16,
 }
 
 impl Element {
+    /// Its name in the field.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// Bytes of one element.
     pub fn size(&self) -> u64 {
         match self {
             Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
         }
     }
 }

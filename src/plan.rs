@@ -10,7 +10,9 @@ use std::marker::PhantomData;
 use bytemuck::{Pod, Zeroable};
 
 use crate::caps::Caps;
-use crate::config::{Activation, Config, ConfigError, Memory, NonFinite, SingleValue, Update};
+use crate::config::{
+    Activation, Config, ConfigError, Element, Memory, NonFinite, SingleValue, Update,
+};
 use crate::geometry::Geometry;
 use crate::tuning::{MAX_ITERATIONS, Tuning};
 
@@ -343,6 +345,8 @@ pub struct Variant {
     pub memory: Memory,
     /// What follows the normalization; `None` also where the dispatch has nothing to do with it.
     pub activation: Epilogue,
+    /// Element of the tensors; `F32` also where the dispatch touches none.
+    pub element: Element,
     /// Elements per vector load: 4 or 1.
     pub vector: u32,
     /// Invocations per workgroup.
@@ -554,7 +558,9 @@ impl<O: Operation> Plan<O> {
             Slot::Batches => 4,
             Slot::Mask => mask_size(&self.geometry),
             Slot::Saved | Slot::Moments => 3 * channel_size,
-            slot if slot.is_tensor() => self.geometry.len() * self.config.element.size(),
+            slot if slot.is_tensor() => {
+                (self.geometry.len() * self.config.element.size()).next_multiple_of(4)
+            }
             _ => channel_size,
         }
     }
@@ -611,10 +617,11 @@ impl<O: Operation> Plan<O> {
             let [x, y, z] = stage.grid;
             let _ = writeln!(
                 text,
-                "  {:<20} {x}x{y}x{z} workgroups of {}, {} per load, {} bytes",
+                "  {:<20} {x}x{y}x{z} workgroups of {}, {} {} per load, {} bytes",
                 stage.variant.kernel.name(),
                 stage.variant.workgroup_size,
                 stage.variant.vector,
+                stage.variant.element.name(),
                 stage.bytes_moved
             );
         }
@@ -902,6 +909,10 @@ impl<'a> Builder<'a> {
             slots,
             memory: config.memory,
             activation: self.epilogue(kernel, slots),
+            element: match slots.iter().any(|slot| slot.is_tensor()) {
+                true => config.element,
+                false => Element::F32,
+            },
             vector: self.vector,
             workgroup_size: self.tuning.workgroup_size,
             group_size,

@@ -7,7 +7,7 @@
 
 use std::fmt::Write;
 
-use crate::config::Memory;
+use crate::config::{Element, Memory};
 use crate::plan::{Epilogue, Kernel, Slot, Variant};
 
 /// How a dispatch uses a slot.
@@ -51,6 +51,11 @@ macro_rules! wgsl {
 const PARAMS: &str = wgsl!("prelude/params");
 const VECTOR_4: &str = wgsl!("prelude/vector4");
 const VECTOR_1: &str = wgsl!("prelude/vector1");
+const F16: &str = wgsl!("prelude/f16");
+const BF16: &str = wgsl!("prelude/bf16");
+const HALVES_4: &str = wgsl!("prelude/halves4");
+const HALVES_1: &str = wgsl!("prelude/halves1");
+const BITS: &str = wgsl!("prelude/bits");
 const MOMENTS: &str = wgsl!("lib/moments");
 const TREE_MOMENTS: &str = wgsl!("lib/tree_moments");
 const TREE_SUMS: &str = wgsl!("lib/tree_sums");
@@ -59,8 +64,6 @@ const CENTER: &str = wgsl!("lib/center");
 const RESIDUAL: &str = wgsl!("lib/residual");
 const EPILOGUE: &str = wgsl!("lib/epilogue");
 const EPILOGUE_MASK: &str = wgsl!("lib/epilogue_mask");
-const MASK_READ: &str = wgsl!("lib/mask_read");
-const MASK_WRITTEN: &str = wgsl!("lib/mask_written");
 const SLOPE: &str = wgsl!("lib/slope");
 const PARTIALS: &str = wgsl!("lib/partials");
 const ROWS: &str = wgsl!("lib/rows");
@@ -275,6 +278,7 @@ fn neutral(slot: Slot) -> &'static str {
     match slot {
         Slot::Gamma => "1.0",
         Slot::Batches => "1u",
+        Slot::Mask => "0u",
         _ => "0.0",
     }
 }
@@ -288,66 +292,120 @@ fn value_type(slot: Slot) -> &'static str {
     }
 }
 
+/// How a bound slot lies in memory.
+#[derive(Clone, Copy, PartialEq)]
+enum Stored {
+    /// As values of its type.
+    Plain,
+    /// A vector of four halves in two words.
+    Pairs,
+    /// Two halves in a word.
+    Halves,
+    /// Two halves in a word, written by different invocations.
+    AtomicHalves,
+    /// 32 bits in a word.
+    Bits,
+    /// 32 bits in a word, written by different invocations.
+    AtomicBits,
+}
+
+impl Stored {
+    fn of(binding: &Binding, variant: &Variant) -> Self {
+        let written = binding.access == Writes;
+        match binding.slot {
+            Slot::Mask if written => Self::AtomicBits,
+            Slot::Mask => Self::Bits,
+            slot if !slot.is_tensor() || variant.element == Element::F32 => Self::Plain,
+            _ if variant.vector == 4 => Self::Pairs,
+            _ if written => Self::AtomicHalves,
+            _ => Self::Halves,
+        }
+    }
+
+    fn word(self, slot: Slot) -> &'static str {
+        match self {
+            Self::Plain => value_type(slot),
+            Self::Pairs => "vec2<u32>",
+            Self::Halves | Self::Bits => "u32",
+            Self::AtomicHalves | Self::AtomicBits => "atomic<u32>",
+        }
+    }
+
+    /// The value at `i` of the memory called `at`.
+    fn read(self, at: &str) -> String {
+        match self {
+            Self::Plain => format!("{at}[i]"),
+            Self::Pairs => format!("unpack({at}[i])"),
+            Self::Halves => format!("unpack({at}[i / 2u], i)"),
+            Self::AtomicHalves => format!("unpack(atomicLoad(&{at}[i / 2u]), i)"),
+            Self::Bits => format!("bits_at({at}[word_of(i)], i)"),
+            Self::AtomicBits => format!("bits_at(atomicLoad(&{at}[word_of(i)]), i)"),
+        }
+    }
+
+    /// Puts `v` there.
+    fn write(self, at: &str) -> String {
+        let flip = |word: &str, by: &str| {
+            format!(
+                "let old = atomicLoad(&{at}[{word}]); atomicXor(&{at}[{word}], {by}(old, i, v));"
+            )
+        };
+        match self {
+            Self::Pairs => format!("{at}[i] = pack(v);"),
+            Self::AtomicHalves => flip("i / 2u", "difference"),
+            Self::AtomicBits => flip("word_of(i)", "bit_difference"),
+            Self::Plain | Self::Halves | Self::Bits => format!("{at}[i] = v;"),
+        }
+    }
+}
+
 /// The complete WGSL of a variant. Its overrides are [`constants`].
 pub fn source(variant: &Variant) -> String {
     let row = row(variant.kernel);
-    let mut text = String::from(PARAMS);
-    text.push_str(if variant.vector == 4 { VECTOR_4 } else { VECTOR_1 });
-    for binding in bindings(variant) {
+    let (width, halves) = match variant.vector {
+        4 => (VECTOR_4, HALVES_4),
+        _ => (VECTOR_1, HALVES_1),
+    };
+    let mut text = [PARAMS, width].concat();
+    match variant.element {
+        Element::F32 => {}
+        Element::F16 => text.extend([F16, halves]),
+        Element::Bf16 => text.extend([BF16, halves]),
+    }
+    let masked = variant.slots.contains(Slot::Mask);
+    text.push_str(if masked { BITS } else { "" });
+    let bindings = bindings(variant);
+    for binding in &bindings {
         let mode = if binding.read_only { "read" } else { "read_write" };
+        let word = Stored::of(binding, variant).word(binding.slot);
         // A prefix, as `dx` is a namespace of DXC's, which naga does not know to avoid.
-        let value = match (binding.slot, binding.access) {
-            (Slot::Mask, Writes) => "atomic<u32>",
-            (slot, _) => value_type(slot),
-        };
         let _ = writeln!(
             text,
-            "@group(0) @binding({}) var<storage, {mode}> slot_{}: array<{value}>;",
+            "@group(0) @binding({}) var<storage, {mode}> slot_{}: array<{word}>;",
             binding.number, binding.slot
         );
     }
     for slot in Slot::ALL {
         let access = row.slots.iter().find(|(s, _)| *s == slot).map(|(_, access)| *access);
-        let bound = access.is_some() && variant.slots.contains(slot);
         let memory = home(slot, variant.memory);
-        let value = value_type(slot);
+        let binding = bindings.iter().find(|binding| {
+            access.is_some() && variant.slots.contains(slot) && binding.slot == memory
+        });
+        let stored = binding.map(|binding| Stored::of(binding, variant));
+        let (value, at) = (value_type(slot), format!("slot_{memory}"));
+        let read = stored.map_or(format!("{value}({})", neutral(slot)), |stored| stored.read(&at));
+        let write = stored.filter(|_| access == Some(Writes)).map(|stored| stored.write(&at));
+        let (bound, write) = (stored.is_some(), write.unwrap_or_default());
         let _ = writeln!(text, "const HAS_{}: bool = {bound};", slot.name().to_uppercase());
-        if slot == Slot::Mask {
-            // Bits of a word, not elements of an array.
-            let writes = access == Some(Writes);
-            text.push_str(if bound && writes {
-                MASK_WRITTEN
-            } else {
-                "fn store_mask(i: u32, v: u32) {}\n"
-            });
-            text.push_str(if bound && !writes {
-                MASK_READ
-            } else {
-                "fn load_mask(i: u32) -> u32 { return 0u; }\n"
-            });
-            continue;
-        }
-        let read = match bound {
-            true => format!("slot_{memory}[i]"),
-            false => format!("{value}({})", neutral(slot)),
-        };
         let _ = writeln!(text, "fn load_{slot}(i: u32) -> {value} {{ return {read}; }}");
-        let write = if bound && access == Some(Writes) {
-            format!("slot_{memory}[i] = v;")
-        } else {
-            String::new()
-        };
         let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
     }
     if row.slots.iter().any(|(slot, _)| matches!(slot, Slot::Y | Slot::Dy)) {
-        let masked = variant.slots.contains(Slot::Mask);
-        activation(variant.activation).into_iter().for_each(|part| text.push_str(part));
+        text.extend(activation(variant.activation));
         text.push_str(if masked { EPILOGUE_MASK } else { EPILOGUE });
         text.push_str(RESIDUAL);
     }
-    for part in row.parts {
-        text.push_str(part);
-    }
+    text.extend(row.parts.iter().copied());
     text.push_str(row.source);
     text
 }

@@ -7,7 +7,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use wgpu_batchnorm::{
-    Activation, Affine, ChannelAxis, Config, Geometry, RunningVariance, SingleValue, Update,
+    Activation, Affine, ChannelAxis, Config, Element, Geometry, RunningVariance, SingleValue,
+    Update,
 };
 
 use super::compare::{Arithmetic, Bounds, Center, Given};
@@ -187,8 +188,8 @@ fn unsupported(settings: &Settings<'_>) -> Result<Option<String>, String> {
     let dtype = settings.text("dtype")?.unwrap_or("f32");
     let fused = settings.text("fused")?.unwrap_or("none");
     Ok(match (dtype, fused) {
-        ("f32", "none" | "relu" | "add_relu") => None,
-        ("f32", other) => Some(format!("fused {other}")),
+        ("f32" | "f16" | "bf16", "none" | "relu" | "add_relu") => None,
+        ("f32" | "f16" | "bf16", other) => Some(format!("fused {other}")),
         (other, _) => Some(format!("dtype {other}")),
     })
 }
@@ -231,6 +232,11 @@ fn golden(
     let fused = settings.text("fused")?;
     let residual = fused == Some("add_relu");
     let config = Config {
+        element: match settings.text("dtype")? {
+            Some("f16") => Element::F16,
+            Some("bf16") => Element::Bf16,
+            _ => Element::F32,
+        },
         activation: match fused {
             Some("relu" | "add_relu") => Activation::Relu,
             _ => Activation::None,

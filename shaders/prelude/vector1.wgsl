@@ -1,6 +1,7 @@
 
 // Tensors are loaded one value at a time: rows or sizes that are no multiple of four.
 alias V = f32;
+alias U = u32;
 alias B = bool;
 const WIDTH: u32 = 1u;
 

@@ -1,6 +1,7 @@
 
 // Tensors are loaded four values at a time.
 alias V = vec4<f32>;
+alias U = vec4<u32>;
 alias B = vec4<bool>;
 const WIDTH: u32 = 4u;
 

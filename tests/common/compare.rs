@@ -18,10 +18,13 @@
 //! - Behind a ReLU, a value within its own bound of the corner may be on either side of it: dy there
 //!   may be off by the whole step of the slope, and so may the sums.
 //!
+//! What is stored as halves is rounded once more: by half the spacing of the element, 2⁻¹¹ or 2⁻⁸ of
+//! the value. From half's overflow on, infinity is expected.
+//!
 //! Values below f32's normal range (2⁻¹²⁶) may be flushed to zero by a GPU, so every bound has at
 //! least that absolute size, scaled by what the value is multiplied with.
 
-use wgpu_batchnorm::{Activation, Config, Geometry, Moments, RunningVariance};
+use wgpu_batchnorm::{Activation, Config, Element, Geometry, Moments, RunningVariance};
 
 const TINY: f64 = f32::MIN_POSITIVE as f64;
 const LAMBDA: f64 = 4.0;
@@ -220,6 +223,9 @@ pub struct Bounds {
     dy_errors: Vec<f64>,
     z: Vec<f64>,
     activation: Activation,
+    element: Element,
+    /// A second pass takes dz, as it was stored, for dy.
+    keeps_dz: bool,
     /// Running statistics are given exactly.
     frozen: bool,
     variance_errors: Vec<f64>,
@@ -319,6 +325,8 @@ impl Bounds {
             z,
             dy_errors,
             activation,
+            element: config.element,
+            keeps_dz: config.residual && config.gradients.z,
             frozen,
             variance_errors,
         };
@@ -371,6 +379,19 @@ impl Bounds {
                 + errors2
                 + TINY * n;
         }
+    }
+
+    /// An upper bound of |dx|.
+    fn largest_dx(&self, i: usize) -> f64 {
+        let channel = i / self.geometry.inner() as usize % self.channels.len();
+        let c = &self.channels[channel];
+        let scale = self.gamma[channel].abs() * c.inv_std;
+        if self.frozen {
+            return scale * self.dy[i].abs();
+        }
+        let normal = (self.x[i] - c.mean).abs() * c.inv_std;
+        let slope = normal * c.inv_std * c.s2.abs() / c.n;
+        scale * (self.dy[i].abs() + c.s1.abs() / c.n + slope)
     }
 
     /// What the activation takes.
@@ -450,13 +471,23 @@ impl Bounds {
     pub fn y(&self) -> Vec<f64> {
         let errors = self.before_errors().into_iter().enumerate();
         errors
-            .map(|(i, error)| value_error(self.activation, self.before(i), error, self.unit))
+            .map(|(i, error)| {
+                let v = self.before(i);
+                let error = value_error(self.activation, v, error, self.unit);
+                // Every activation is at most |v|, or |slope·v|.
+                let steep = match self.activation {
+                    Activation::LeakyRelu { slope } => slope.abs().max(1.0),
+                    _ => 1.0,
+                };
+                error + stored(self.element, steep * v.abs() + error)
+            })
             .collect()
     }
 
     /// Of the gradient behind the activation.
     pub fn dz(&self) -> Vec<f64> {
-        self.dy_errors.iter().map(|error| error + TINY).collect()
+        let one = |(error, dy): (&f64, &f64)| error + TINY + stored(self.element, dy.abs() + error);
+        self.dy_errors.iter().zip(&self.dy).map(one).collect()
     }
 
     pub fn dbeta(&self) -> Vec<f64> {
@@ -491,11 +522,32 @@ impl Bounds {
                 + TINY * (1.0 + scale)
         });
         let passed = self.per_value(|c, i, _, _| self.gamma[i].abs() * c.inv_std);
-        let scaled = |(i, own): (usize, f64)| match self.dy_errors[i] {
-            0.0 => own,
-            error => own + passed[i] * error,
+        let scaled = |(i, own): (usize, f64)| {
+            let error = match self.dy_errors[i] {
+                error if self.keeps_dz => error + stored(self.element, self.dy[i].abs() + error),
+                error => error,
+            };
+            let error = if error == 0.0 { own } else { own + passed[i] * error };
+            error + stored(self.element, self.largest_dx(i) + error)
         };
         own.into_iter().enumerate().map(scaled).collect()
+    }
+}
+
+/// What storing a value of this size as the element may change.
+fn stored(element: Element, size: f64) -> f64 {
+    match element {
+        Element::F32 => 0.0,
+        Element::F16 => (size * 2f64.powi(-11)).max(2f64.powi(-25)),
+        _ => size * 2f64.powi(-8) + TINY,
+    }
+}
+
+/// Infinite where the element overflows.
+pub fn representable(element: Element, value: f64) -> f64 {
+    match element {
+        Element::F16 if value.abs() >= 65_520.0 => f64::INFINITY.copysign(value),
+        _ => value,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use wgpu_batchnorm::{ChannelAxis, Config, Geometry, Tuning};
+use half::{bf16, f16};
+use wgpu_batchnorm::{ChannelAxis, Config, Element, Geometry, Tuning};
 
 /// SplitMix64.
 pub struct Random(pub u64);
@@ -62,10 +63,11 @@ impl fmt::Display for Case {
         let c = &self.config;
         write!(
             f,
-            "shape={:?} axis={:?} eps={} update={:?} affine={:?} activation={:?} residual={} \
+            "shape={:?} axis={:?} element={:?} eps={} update={:?} affine={:?} activation={:?} residual={} \
              mask={:?} memory={:?} gradients={:?}",
             self.shape,
             self.axis,
+            c.element,
             c.epsilon,
             c.update,
             c.affine,
@@ -99,6 +101,19 @@ pub struct Data {
 }
 
 impl Data {
+    /// Every tensor as the element can hold it.
+    pub fn rounded(mut self, element: Element) -> Self {
+        let round = |v: &f32| match element {
+            Element::F32 => *v,
+            Element::F16 => f16::from_f32(*v).to_f32(),
+            _ => bf16::from_f32(*v).to_f32(),
+        };
+        for tensor in [&mut self.x, &mut self.dy, &mut self.z] {
+            *tensor = tensor.iter().map(round).collect();
+        }
+        self
+    }
+
     /// Channel c holds `mean(c) ± spread`, whose statistics are exact in whatever order they are
     /// summed. The signs are the Thue-Morse sequence and n is a power of two, so any four values at
     /// equal distance that make a batch hold two of each sign: wherever sets of unequal size are

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 
+use half::{bf16, f16};
 use wgpu_batchnorm::{
-    Backward, Bind, Caps, FrozenBackward, Gpu, Infer, Kernels, Memory, Operation, Plan, PlanError,
-    Slot, SlotBuffers, Statistics, Train, wgpu,
+    Backward, Bind, Caps, Element, FrozenBackward, Gpu, Infer, Kernels, Memory, Operation, Plan,
+    PlanError, Slot, SlotBuffers, Statistics, Train, wgpu,
 };
 
 use super::data::{Case, Data};
@@ -169,11 +170,46 @@ pub struct Arrangement {
     pub start: Vec<Vec<u32>>,
     /// Buffer, word offset and word count of each slot.
     pub places: HashMap<Slot, (usize, usize, usize)>,
+    /// The tensors' element, and how many a tensor has.
+    pub element: Element,
+    pub len: usize,
+}
+
+/// The bits of f32 values as words of the element.
+pub fn pack(values: &[u32], element: Element) -> Vec<u32> {
+    let narrow = |&bits: &u32| -> u32 {
+        let value = f32::from_bits(bits);
+        match element {
+            Element::F16 => f16::from_f32(value).to_bits().into(),
+            _ => bf16::from_f32(value).to_bits().into(),
+        }
+    };
+    let pair = |pair: &[u32]| narrow(&pair[0]) | pair.get(1).map_or(0x7e77, narrow) << 16;
+    match element {
+        Element::F32 => values.to_vec(),
+        _ => values.chunks(2).map(pair).collect(),
+    }
+}
+
+/// And back, of `len` values.
+pub fn unpack(words: &[u32], element: Element, len: usize) -> Vec<u32> {
+    let wide = |i: usize| {
+        let half = (words[i / 2] >> (i % 2 * 16)) as u16;
+        match element {
+            Element::F16 => f16::from_bits(half).to_f32().to_bits(),
+            _ => bf16::from_bits(half).to_f32().to_bits(),
+        }
+    };
+    match element {
+        Element::F32 => words.to_vec(),
+        _ => (0..len).map(wide).collect(),
+    }
 }
 
 impl Arrangement {
     pub fn new<O: Operation>(plan: &Plan<O>, inputs: &Contents) -> Self {
         let arena = plan.config().memory == Memory::Arena;
+        let (element, len) = (plan.config().element, plan.geometry().len() as usize);
         let mut start: Vec<Vec<u32>> = Vec::new();
         let mut places = HashMap::new();
         for (slot, size) in plan.slots() {
@@ -184,6 +220,7 @@ impl Arrangement {
             let count = size as usize / 4;
             let begin = words.len();
             match inputs.get(&slot) {
+                Some(content) if slot.is_tensor() => words.extend(pack(&content[..len], element)),
                 Some(content) => words.extend_from_slice(&content[..count]),
                 // Poison: NaN in outputs, garbage in scratch.
                 None => words.extend((0..count).map(|i| 0xffc0_0000 | i as u32 & 0xffff)),
@@ -193,7 +230,7 @@ impl Arrangement {
             words.resize(end, CANARY);
             places.insert(slot, (start.len() - 1, begin, count));
         }
-        Self { start, places }
+        Self { start, places, element, len }
     }
 }
 
@@ -223,7 +260,7 @@ impl Arranged {
     /// Submits, reads all slots back and checks the canaries.
     pub fn read(&self, gpu: &Gpu, encoder: wgpu::CommandEncoder) -> Contents {
         let now = read(gpu, encoder, &self.buffers);
-        let Arrangement { start, places } = &self.arrangement;
+        let Arrangement { start, places, element, len } = &self.arrangement;
         for (index, (now, start)) in now.iter().zip(start).enumerate() {
             for (i, (a, b)) in now.iter().zip(start).enumerate() {
                 let inside = places.values().any(|&(buffer, begin, count)| {
@@ -232,10 +269,18 @@ impl Arranged {
                 assert!(inside || a == b, "word {i} outside every slot has changed");
             }
         }
-        let slot = |&(buffer, begin, count): &(usize, usize, usize)| {
-            now[buffer][begin..begin + count].to_vec()
+        let slot = |name: Slot, &(buffer, begin, count): &(usize, usize, usize)| {
+            let words = &now[buffer][begin..begin + count];
+            if !name.is_tensor() {
+                return words.to_vec();
+            }
+            if *element != Element::F32 && len % 2 == 1 {
+                let (last, before) = (begin + count - 1, &start[buffer]);
+                assert_eq!(now[buffer][last] >> 16, before[last] >> 16, "past the end of {name}");
+            }
+            unpack(words, *element, *len)
         };
-        places.iter().map(|(name, place)| (*name, slot(place))).collect()
+        places.iter().map(|(name, place)| (*name, slot(*name, place))).collect()
     }
 }
 
