@@ -2,16 +2,18 @@
 //! with a blocking twin. Convenient, not fast: each call uploads and reads back. A pipeline that
 //! keeps its tensors on the GPU uses the embedding form.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use futures_intrusive::channel::shared::{Sender, channel};
+use half::{bf16, f16};
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, CowArray, IxDyn};
 
 use crate::bind::{Bind, BindError, SlotBuffers};
 use crate::caps::Caps;
-use crate::config::{Affine, Config, ConfigError, Gradients, Memory, Update};
+use crate::config::{Affine, Config, ConfigError, Element, Gradients, Mask, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::kernels::{KernelOptions, Kernels, PrepareError, Scopes, unmapped};
 use crate::moments::{Moments, MomentsError};
@@ -26,14 +28,38 @@ pub struct Gpu {
     timeout: Duration,
 }
 
-/// Parameters `[C]`; an absent one is 1 (gamma) or 0 (beta). Presence decides: the
-/// [`affine`](Config::affine) of a config is not looked at by the host form.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Parameters<'a> {
-    /// Scale.
+/// What every operation takes: the tensor, its parameters and its residual. An absent parameter is 1
+/// (gamma) or 0 (beta). Presence decides: the [`affine`](Config::affine) and the
+/// [`residual`](Config::residual) of a config are not looked at by the host form.
+///
+/// Arrays are f32. Under [`Element::F16`] and [`Element::Bf16`], tensors are rounded to the element
+/// on their way to the device, and results widened on their way back.
+///
+/// ```
+/// use ndarray::{arr1, ArrayD};
+/// use wgpu_batchnorm::{ChannelAxis, Input};
+/// let (x, gamma) = (ArrayD::<f32>::zeros(vec![8, 3, 4, 4]), arr1(&[1.0f32, 2.0, 3.0]));
+/// let input = Input { gamma: Some(gamma.view()), ..Input::new(x.view(), ChannelAxis::First) };
+/// ```
+#[derive(Debug, Clone)]
+pub struct Input<'a> {
+    /// The tensor.
+    pub x: ArrayViewD<'a, f32>,
+    /// Where its channels are.
+    pub axis: ChannelAxis,
+    /// Scale `[C]`.
     pub gamma: Option<ArrayView1<'a, f32>>,
-    /// Shift.
+    /// Shift `[C]`.
     pub beta: Option<ArrayView1<'a, f32>>,
+    /// Residual, shaped as `x`, added before the activation.
+    pub z: Option<ArrayViewD<'a, f32>>,
+}
+
+impl<'a> Input<'a> {
+    /// A tensor without parameters and residual.
+    pub fn new(x: ArrayViewD<'a, f32>, axis: ChannelAxis) -> Self {
+        Self { x, axis, gamma: None, beta: None, z: None }
+    }
 }
 
 /// Running statistics `[C]`, and how many batches went into them.
@@ -106,6 +132,8 @@ pub struct BackwardOutput {
     pub dgamma: Option<Array1<f32>>,
     /// Gradient of beta `[C]`.
     pub dbeta: Option<Array1<f32>>,
+    /// Gradient of the residual, shaped as `x`.
+    pub dz: Option<ArrayD<f32>>,
 }
 
 /// Where a slot's content comes from; all other slots start at zero.
@@ -245,21 +273,19 @@ impl Gpu {
         describe(&self.device.adapter_info())
     }
 
-    /// Training forward: `y = (x−μ)/√(σ²+ε)·γ + β` with the batch's statistics. `running` moves by
-    /// the config's convention; on an error it keeps its values. A running variance that is not
-    /// finite is accepted here, as an earlier batch may have made it so.
+    /// Training forward: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the batch's statistics. `running`
+    /// moves by the config's convention; on an error it keeps its values. A running variance that is
+    /// not finite is accepted here, as an earlier batch may have made it so.
     ///
     /// # Errors
     /// [`HostError`]: a bad shape, config or length, or a device that fails.
     pub async fn forward_train(
         &self,
-        x: ArrayViewD<'_, f32>,
-        axis: ChannelAxis,
-        parameters: Parameters<'_>,
+        input: &Input<'_>,
         running: &mut RunningStatistics,
         config: &Config,
     ) -> Result<TrainOutput, HostError> {
-        let (geometry, config) = prepare(&x, axis, parameters.affine(), config)?;
+        let (geometry, config) = input.prepare(config)?;
         let channels = geometry.channels() as usize;
         check_length(Slot::RunningMean, running.mean.len(), channels)?;
         check_length(Slot::RunningVar, running.var.len(), channels)?;
@@ -267,7 +293,6 @@ impl Gpu {
             return Err(HostError::RunningVariance { channel, value: running.var[channel] });
         }
         let plan = Plan::<Train>::new(geometry, &config, self.caps())?;
-        let shape = x.shape().to_vec();
         let updates = config.update != Update::None && !geometry.is_empty();
         let outputs: &[Slot] = if updates {
             &[Slot::Y, Slot::Saved, Slot::RunningMean, Slot::RunningVar]
@@ -275,8 +300,7 @@ impl Gpu {
             &[Slot::Y, Slot::Saved]
         };
         let values = {
-            let arrays = parameters.arrays([
-                (Slot::X, x.reborrow()),
+            let arrays = input.arrays([
                 (Slot::RunningMean, running.mean.view().into_dyn()),
                 (Slot::RunningVar, running.var.view().into_dyn()),
             ]);
@@ -286,7 +310,7 @@ impl Gpu {
         };
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or_default();
-        let y = shaped(&shape, next())?;
+        let y = shaped(input.x.shape(), next())?;
         let saved = SavedStatistics::from_values(next(), channels);
         if updates {
             *running = RunningStatistics {
@@ -298,92 +322,78 @@ impl Gpu {
         Ok(TrainOutput { y, saved })
     }
 
-    /// Inference: `y = (x−running_mean)/√(running_var+ε)·γ + β`.
+    /// Inference: `y = act((x−running_mean)/√(running_var+ε)·γ + β + z)`.
     ///
     /// # Errors
     /// [`HostError`]: a bad shape, config, length or running variance, or a device that fails.
     pub async fn forward_infer(
         &self,
-        x: ArrayViewD<'_, f32>,
-        axis: ChannelAxis,
-        parameters: Parameters<'_>,
+        input: &Input<'_>,
         running: &RunningStatistics,
         config: &Config,
     ) -> Result<ArrayD<f32>, HostError> {
-        let (geometry, config) = prepare(&x, axis, parameters.affine(), config)?;
+        let (geometry, config) = input.prepare(config)?;
         let channels = geometry.channels() as usize;
         running.validate(channels)?;
         let plan = Plan::<Infer>::new(geometry, &config, self.caps())?;
-        let shape = x.shape().to_vec();
-        let arrays = parameters.arrays([
-            (Slot::X, x.reborrow()),
+        let arrays = input.arrays([
             (Slot::RunningMean, running.mean.view().into_dyn()),
             (Slot::RunningVar, running.var.view().into_dyn()),
         ]);
         let mut values = self.run(plan, &arrays.inputs(channels)?, &[Slot::Y]).await?;
-        shaped(&shape, values.pop().unwrap_or_default())
+        shaped(input.x.shape(), values.pop().unwrap_or_default())
     }
 
-    /// Backward of [`forward_train`](Self::forward_train), with what it saved. Gradients by the
-    /// config's mask (`dgamma` only where there is a gamma); `accumulate` has no meaning here.
+    /// Backward of [`forward_train`](Self::forward_train), with what it was given and what it
+    /// saved. Gradients by the config's mask, and only of what there is; `accumulate` has no meaning
+    /// here. An activation's slope is computed again.
     ///
     /// # Errors
     /// [`HostError`]: a bad shape, config or length, or a device that fails.
     pub async fn backward(
         &self,
-        x: ArrayViewD<'_, f32>,
+        input: &Input<'_>,
         dy: ArrayViewD<'_, f32>,
-        axis: ChannelAxis,
-        gamma: Option<ArrayView1<'_, f32>>,
         saved: &SavedStatistics,
         config: &Config,
     ) -> Result<BackwardOutput, HostError> {
-        let affine = Affine { gamma: gamma.is_some(), beta: true };
-        let (geometry, config) = prepare(&x, axis, affine, config)?;
+        let (geometry, config) = input.prepare(config)?;
         let channels = geometry.channels() as usize;
         for values in [&saved.mean, &saved.rest, &saved.inv_std] {
             check_length(Slot::Saved, values.len(), channels)?;
         }
-        check_shapes(&x, &dy)?;
+        check_shape(Slot::Dy, &dy, &input.x)?;
         let plan = Plan::<Backward>::new(geometry, &config, self.caps())?;
-        let shape = x.shape().to_vec();
         let saved = saved.to_values();
-        let arrays =
-            Parameters { gamma, beta: None }.arrays([(Slot::X, x.reborrow()), (Slot::Dy, dy)]);
+        let arrays = input.arrays([(Slot::Dy, dy)]);
         let mut inputs = arrays.inputs(channels)?;
         inputs.push((Slot::Saved, Source::Floats(&saved)));
-        self.gradients(plan, &inputs, &shape).await
+        self.gradients(plan, &inputs, input.x.shape()).await
     }
 
     /// Backward of [`forward_infer`](Self::forward_infer): the statistics are constants. Gradients
-    /// by the config's mask (`dgamma` only where there is a gamma); `accumulate` has no meaning
-    /// here.
+    /// by the config's mask, and only of what there is; `accumulate` has no meaning here.
     ///
     /// # Errors
     /// [`HostError`]: a bad shape, config, length or running variance, or a device that fails.
     pub async fn frozen_backward(
         &self,
-        x: ArrayViewD<'_, f32>,
+        input: &Input<'_>,
         dy: ArrayViewD<'_, f32>,
-        axis: ChannelAxis,
-        gamma: Option<ArrayView1<'_, f32>>,
         running: &RunningStatistics,
         config: &Config,
     ) -> Result<BackwardOutput, HostError> {
-        let affine = Affine { gamma: gamma.is_some(), beta: true };
-        let (geometry, config) = prepare(&x, axis, affine, config)?;
+        let (geometry, config) = input.prepare(config)?;
         let channels = geometry.channels() as usize;
         running.validate(channels)?;
-        check_shapes(&x, &dy)?;
+        check_shape(Slot::Dy, &dy, &input.x)?;
         let plan = Plan::<FrozenBackward>::new(geometry, &config, self.caps())?;
-        let shape = x.shape().to_vec();
-        let arrays = Parameters { gamma, beta: None }.arrays([
-            (Slot::X, x.reborrow()),
-            (Slot::Dy, dy.reborrow()),
+        let arrays = input.arrays([
+            (Slot::Dy, dy),
             (Slot::RunningMean, running.mean.view().into_dyn()),
             (Slot::RunningVar, running.var.view().into_dyn()),
         ]);
-        self.gradients(plan, &arrays.inputs(channels)?, &shape).await
+        self.gradients(plan, &arrays.inputs(channels)?, input.x.shape()).await
     }
 
     /// The statistics of `x` alone, in one read. Several batches' [`Moments::merge`] exactly.
@@ -411,9 +421,11 @@ impl Gpu {
         inputs: &[(Slot, Source<'_>)],
         shape: &[usize],
     ) -> Result<BackwardOutput, HostError> {
-        let Config { gradients, affine, .. } = *plan.config();
+        let Config { gradients, affine, residual, .. } = *plan.config();
         let (gamma, beta) = (gradients.gamma && affine.gamma, gradients.beta && affine.beta);
-        let asked = [(gradients.x, Slot::Dx), (gamma, Slot::Dgamma), (beta, Slot::Dbeta)];
+        let z = gradients.z && residual;
+        let asked =
+            [(gradients.x, Slot::Dx), (gamma, Slot::Dgamma), (beta, Slot::Dbeta), (z, Slot::Dz)];
         let outputs: Vec<Slot> =
             asked.iter().filter(|(asked, _)| *asked).map(|(_, slot)| *slot).collect();
         let mut values = self.run(plan, inputs, &outputs).await?.into_iter();
@@ -422,6 +434,7 @@ impl Gpu {
             dx: next(gradients.x).map(|values| shaped(shape, values)).transpose()?,
             dgamma: next(gamma).map(Array1::from),
             dbeta: next(beta).map(Array1::from),
+            dz: next(z).map(|values| shaped(shape, values)).transpose()?,
         })
     }
 
@@ -433,12 +446,14 @@ impl Gpu {
         inputs: &[(Slot, Source<'_>)],
         outputs: &[Slot],
     ) -> Result<Vec<Vec<f32>>, HostError> {
+        let element = plan.config().element;
+        let len = plan.geometry().len() as usize;
         let sizes: Vec<u64> = outputs.iter().map(|&slot| plan.slot_size(slot)).collect();
         let prepared = self.kernels.prepare(plan)?;
         let mut memory: Vec<(Slot, wgpu::Buffer)> = Vec::new();
         for (slot, size) in prepared.plan().slots() {
             let source = inputs.iter().find(|(s, _)| *s == slot).map(|(_, source)| source);
-            memory.push((slot, self.buffer(slot, size, source)?));
+            memory.push((slot, self.buffer(slot, size, element, source)?));
         }
         let find = |slot| memory.iter().find(|(s, _)| *s == slot).map(|(_, buffer)| buffer);
         let bound = prepared.bind(&O::Buffers::from_slots(&|slot| find(slot).into()))?;
@@ -452,33 +467,42 @@ impl Gpu {
         bound.encode_into(&mut encoder);
         let pieces: Vec<(Option<&wgpu::Buffer>, u64)> =
             outputs.iter().map(|&slot| find(slot)).zip(sizes).collect();
-        self.read(encoder, &pieces).await
+        let words = self.read(encoder, &pieces).await?;
+        let values = |(slot, words): (&Slot, &Vec<u32>)| match slot.is_tensor() {
+            true => widened(words, element, len),
+            false => floats(words),
+        };
+        Ok(outputs.iter().zip(&words).map(values).collect())
     }
 
     fn buffer(
         &self,
         slot: Slot,
         size: u64,
+        element: Element,
         source: Option<&Source<'_>>,
     ) -> Result<wgpu::Buffer, HostError> {
         match source {
             Some(Source::Buffer(buffer) | Source::Copied { to: buffer, .. }) => {
                 Ok((*buffer).clone())
             }
-            Some(Source::Floats(values)) => self.memory(slot, size, values),
-            Some(Source::Count(count)) => self.memory(slot, size, &[f32::from_bits(*count)]),
+            Some(Source::Floats(values)) if slot.is_tensor() => {
+                self.memory(slot, size, &narrowed(values, element))
+            }
+            Some(Source::Floats(values)) => self.memory(slot, size, bytemuck::cast_slice(values)),
+            Some(Source::Count(count)) => self.memory(slot, size, &[*count]),
             None => self.memory(slot, size, &[]),
         }
     }
 
-    /// A storage buffer that starts with `values`, the rest zero.
+    /// A storage buffer that starts with `words`, the rest zero.
     pub(crate) fn memory(
         &self,
         slot: Slot,
         size: u64,
-        values: &[f32],
+        words: &[u32],
     ) -> Result<wgpu::Buffer, HostError> {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let bytes: &[u8] = bytemuck::cast_slice(words);
         let scopes = Scopes::push(&self.device);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(slot.name()),
@@ -507,11 +531,11 @@ impl Gpu {
         &self,
         mut encoder: wgpu::CommandEncoder,
         pieces: &[(Option<&wgpu::Buffer>, u64)],
-    ) -> Result<Vec<Vec<f32>>, HostError> {
+    ) -> Result<Vec<Vec<u32>>, HostError> {
         let total: u64 = pieces.iter().filter(|p| p.0.is_some()).map(|(_, size)| size).sum();
         if total == 0 {
             self.queue.submit([encoder.finish()]);
-            return Ok(pieces.iter().map(|(_, size)| vec![0.0; (size / 4) as usize]).collect());
+            return Ok(pieces.iter().map(|(_, size)| vec![0; (size / 4) as usize]).collect());
         }
         let scopes = Scopes::push(&self.device);
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -552,7 +576,7 @@ impl Gpu {
         let take = |(buffer, size): &(Option<&wgpu::Buffer>, u64)| {
             let size = *size as usize;
             if buffer.is_none() {
-                return vec![0.0; size / 4];
+                return vec![0; size / 4];
             }
             let values = bytemuck::pod_collect_to_vec(&view[offset..offset + size]);
             offset += size;
@@ -624,42 +648,52 @@ macro_rules! blocking {
 blocking! {
     /// [`forward_train`](Self::forward_train), blocking.
     forward_train_blocking(
-        x: ArrayViewD<'_, f32>, axis: ChannelAxis, parameters: Parameters<'_>,
-        running: &mut RunningStatistics, config: &Config
+        input: &Input<'_>, running: &mut RunningStatistics, config: &Config
     ) -> TrainOutput = forward_train;
     /// [`forward_infer`](Self::forward_infer), blocking.
     forward_infer_blocking(
-        x: ArrayViewD<'_, f32>, axis: ChannelAxis, parameters: Parameters<'_>,
-        running: &RunningStatistics, config: &Config
+        input: &Input<'_>, running: &RunningStatistics, config: &Config
     ) -> ArrayD<f32> = forward_infer;
     /// [`backward`](Self::backward), blocking.
     backward_blocking(
-        x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
-        gamma: Option<ArrayView1<'_, f32>>, saved: &SavedStatistics, config: &Config
+        input: &Input<'_>, dy: ArrayViewD<'_, f32>, saved: &SavedStatistics, config: &Config
     ) -> BackwardOutput = backward;
     /// [`frozen_backward`](Self::frozen_backward), blocking.
     frozen_backward_blocking(
-        x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
-        gamma: Option<ArrayView1<'_, f32>>, running: &RunningStatistics, config: &Config
+        input: &Input<'_>, dy: ArrayViewD<'_, f32>, running: &RunningStatistics, config: &Config
     ) -> BackwardOutput = frozen_backward;
     /// [`statistics`](Self::statistics), blocking.
     statistics_blocking(x: ArrayViewD<'_, f32>, axis: ChannelAxis) -> Moments = statistics;
 }
 
-impl<'a> Parameters<'a> {
-    fn affine(&self) -> Affine {
-        Affine { gamma: self.gamma.is_some(), beta: self.beta.is_some() }
+impl Input<'_> {
+    /// The geometry, and the config as the host form uses it.
+    fn prepare(&self, config: &Config) -> Result<(Geometry, Config), HostError> {
+        let geometry = Geometry::new(self.x.shape(), self.axis)?;
+        if let Some(z) = &self.z {
+            check_shape(Slot::Z, z, &self.x)?;
+        }
+        let config = Config {
+            affine: Affine { gamma: self.gamma.is_some(), beta: self.beta.is_some() },
+            residual: self.z.is_some(),
+            mask: Mask::Recompute,
+            gradients: Gradients { accumulate: false, ..config.gradients },
+            memory: Memory::Separate,
+            ..config.clone()
+        };
+        Ok((geometry, config))
     }
 
-    /// The parameters and other arrays, in row-major memory.
-    fn arrays<'s, const N: usize>(self, others: [(Slot, ArrayViewD<'s, f32>); N]) -> Arrays<'s>
-    where
-        'a: 's,
-    {
+    /// What there is, and other arrays, in row-major memory.
+    fn arrays<'s, const N: usize>(
+        &'s self,
+        others: [(Slot, ArrayViewD<'s, f32>); N],
+    ) -> Arrays<'s> {
         let gamma = self.gamma.map(|gamma| (Slot::Gamma, gamma.reborrow().into_dyn()));
         let beta = self.beta.map(|beta| (Slot::Beta, beta.reborrow().into_dyn()));
-        let all = gamma.into_iter().chain(beta).chain(others);
-        Arrays(all.map(|(slot, array)| (slot, standard(array))).collect())
+        let z = self.z.as_ref().map(|z| (Slot::Z, z.view()));
+        let all = [(Slot::X, self.x.view())].into_iter().chain(gamma).chain(beta).chain(z);
+        Arrays(all.chain(others).map(|(slot, array)| (slot, standard(array))).collect())
     }
 }
 
@@ -684,6 +718,33 @@ pub(crate) fn values<'s>(array: &'s CowArray<'_, f32, IxDyn>) -> &'s [f32] {
     array.as_slice().expect("bug: the array is in standard layout")
 }
 
+/// Values as words of the element.
+pub(crate) fn narrowed(values: &[f32], element: Element) -> Cow<'_, [u32]> {
+    let halves: Vec<u16> = match element {
+        Element::F32 => return Cow::Borrowed(bytemuck::cast_slice(values)),
+        Element::F16 => values.iter().map(|&v| f16::from_f32(v).to_bits()).collect(),
+        Element::Bf16 => values.iter().map(|&v| bf16::from_f32(v).to_bits()).collect(),
+    };
+    let word = |pair: &[u16]| {
+        u32::from(pair[0]) | u32::from(pair.get(1).copied().unwrap_or_default()) << 16
+    };
+    Cow::Owned(halves.chunks(2).map(word).collect())
+}
+
+/// Words of the element as `len` values.
+fn widened(words: &[u32], element: Element, len: usize) -> Vec<f32> {
+    let halves = words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]).take(len);
+    match element {
+        Element::F32 => floats(words),
+        Element::F16 => halves.map(|half| f16::from_bits(half).to_f32()).collect(),
+        Element::Bf16 => halves.map(|half| bf16::from_bits(half).to_f32()).collect(),
+    }
+}
+
+pub(crate) fn floats(words: &[u32]) -> Vec<f32> {
+    words.iter().map(|&word| f32::from_bits(word)).collect()
+}
+
 /// The array in row-major memory.
 pub(crate) fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
     if array.is_standard_layout() {
@@ -704,28 +765,22 @@ impl SavedStatistics {
     }
 }
 
-/// The geometry of `x`, and the config as the host form uses it.
-fn prepare(
-    x: &ArrayViewD<'_, f32>,
-    axis: ChannelAxis,
-    affine: Affine,
-    config: &Config,
-) -> Result<(Geometry, Config), HostError> {
-    let geometry = Geometry::new(x.shape(), axis)?;
-    let gradients = Gradients { accumulate: false, ..config.gradients };
-    Ok((geometry, Config { affine, gradients, memory: Memory::Separate, ..config.clone() }))
-}
-
 pub(crate) fn shaped(shape: &[usize], values: Vec<f32>) -> Result<ArrayD<f32>, HostError> {
     ArrayD::from_shape_vec(shape, values)
         .map_err(|error| HostError::ReadBack { message: error.to_string() })
 }
 
-fn check_shapes(x: &ArrayViewD<'_, f32>, dy: &ArrayViewD<'_, f32>) -> Result<(), HostError> {
-    if x.shape() == dy.shape() {
-        Ok(())
-    } else {
-        Err(HostError::Shape { x: x.shape().to_vec(), dy: dy.shape().to_vec() })
+pub(crate) fn check_shape(
+    slot: Slot,
+    found: &ArrayViewD<'_, f32>,
+    x: &ArrayViewD<'_, f32>,
+) -> Result<(), HostError> {
+    match found.shape() == x.shape() {
+        true => Ok(()),
+        false => {
+            let (x, found) = (x.shape().to_vec(), found.shape().to_vec());
+            Err(HostError::Shape { slot, x, found })
+        }
     }
 }
 
@@ -807,12 +862,14 @@ pub enum HostError {
         /// The number of channels.
         channels: usize,
     },
-    /// `dy` is not shaped as `x`.
+    /// A tensor that is not shaped as `x`.
     Shape {
+        /// Which.
+        slot: Slot,
         /// Shape of `x`.
         x: Vec<usize>,
-        /// Shape of `dy`.
-        dy: Vec<usize>,
+        /// Its shape.
+        found: Vec<usize>,
     },
     /// A tensor with another number of channels than the layer.
     Channels {
@@ -827,6 +884,11 @@ pub enum HostError {
         channel: usize,
         /// Its value.
         value: f32,
+    },
+    /// A residual that the layer's config does not have, or none where it has one.
+    Residual {
+        /// Whether one was given.
+        given: bool,
     },
     /// A backward without the forward it belongs to.
     NoForward,
@@ -870,12 +932,20 @@ impl fmt::Display for HostError {
             Self::Length { slot, length, channels } => {
                 write!(f, "{slot} has {length} values for {channels} channels")
             }
-            Self::Shape { x, dy } => write!(f, "dy is shaped {dy:?}, x is shaped {x:?}"),
+            Self::Shape { slot, x, found } => {
+                write!(f, "{slot} is shaped {found:?}, x is shaped {x:?}")
+            }
             Self::Channels { found, expected } => {
                 write!(f, "x has {found} channels, the layer has {expected}")
             }
             Self::RunningVariance { channel, value } => {
                 write!(f, "running_var of channel {channel} is {value}; it must be finite and >= 0")
+            }
+            Self::Residual { given: true } => {
+                f.write_str("z is given, but the config has no residual")
+            }
+            Self::Residual { given: false } => {
+                f.write_str("the config has a residual, but z is missing")
             }
             Self::NoForward => f.write_str("backward needs a training forward before it"),
             Self::Device { message } => write!(f, "the device failed or is lost: {message}"),

@@ -2,9 +2,12 @@
 
 use ndarray::{Array1, ArrayD, ArrayViewD};
 
-use crate::config::{Config, Gradients, Memory, Update};
+use crate::config::{Config, Gradients, Mask, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry};
-use crate::host::{BackwardOutput, Gpu, HostError, Source, check_length, shaped, standard, values};
+use crate::host::{
+    BackwardOutput, Gpu, HostError, Source, check_length, check_shape, floats, narrowed, shaped,
+    standard, values,
+};
 use crate::moments::{Moments, MomentsError};
 use crate::plan::{Backward, FrozenBackward, Infer, Plan, Slot, Train};
 
@@ -45,8 +48,29 @@ struct Memories {
 #[derive(Debug)]
 struct LastForward {
     shape: Vec<usize>,
-    x: wgpu::Buffer,
-    saved: wgpu::Buffer,
+    /// What the backward may take of the forward's memory.
+    slots: Vec<(Slot, wgpu::Buffer)>,
+}
+
+/// What a layer takes: a tensor, or `(x, z)` where its config has a residual.
+#[derive(Debug, Clone)]
+pub struct LayerInput<'a> {
+    /// The tensor.
+    pub x: ArrayViewD<'a, f32>,
+    /// The residual, shaped as `x`; given if [`Config::residual`].
+    pub z: Option<ArrayViewD<'a, f32>>,
+}
+
+impl<'a> From<ArrayViewD<'a, f32>> for LayerInput<'a> {
+    fn from(x: ArrayViewD<'a, f32>) -> Self {
+        Self { x, z: None }
+    }
+}
+
+impl<'a> From<(ArrayViewD<'a, f32>, ArrayViewD<'a, f32>)> for LayerInput<'a> {
+    fn from((x, z): (ArrayViewD<'a, f32>, ArrayViewD<'a, f32>)) -> Self {
+        Self { x, z: Some(z) }
+    }
 }
 
 /// Everything of a layer that is worth saving, `[C]` each.
@@ -115,19 +139,29 @@ impl BatchNorm {
         self.channels
     }
 
-    /// Training forward. Moves the running statistics, and keeps `x` for [`backward`](Self::backward).
+    /// Training forward. Moves the running statistics, and keeps what
+    /// [`backward`](Self::backward) needs of its input.
     ///
     /// # Errors
     /// [`HostError`]; the layer is then as it was before.
-    pub async fn forward_train(
+    pub async fn forward_train<'a>(
         &mut self,
-        x: ArrayViewD<'_, f32>,
+        input: impl Into<LayerInput<'a>>,
     ) -> Result<ArrayD<f32>, HostError> {
-        let geometry = self.geometry(&x)?;
+        let input = input.into();
+        let geometry = self.geometry(&input)?;
         let plan = Plan::<Train>::new(geometry, &self.config, self.gpu.caps())?;
-        let input =
-            self.gpu.memory(Slot::X, plan.slot_size(Slot::X), values(&standard(x.view())))?;
-        let saved = self.gpu.memory(Slot::Saved, plan.slot_size(Slot::Saved), &[])?;
+        let backward = Plan::<Backward>::new(geometry, &self.config, self.gpu.caps())?;
+        let keeps = |slot| backward.slots().iter().any(|(kept, _)| *kept == slot);
+        let mut slots = Vec::new();
+        for (slot, tensor) in input.tensors() {
+            slots.push((slot, self.upload(slot, plan.slot_size(slot), tensor)?));
+        }
+        for slot in [Slot::Saved, Slot::Mask] {
+            if plan.slots().iter().any(|(used, _)| *used == slot) {
+                slots.push((slot, self.gpu.memory(slot, plan.slot_size(slot), &[])?));
+            }
+        }
         // The running statistics move in copies, which replace them once the results are here: a
         // device that fails, or a caller who stops waiting, leaves the old ones.
         let moving: &[Slot] = match self.config.update {
@@ -146,21 +180,21 @@ impl BatchNorm {
             inputs.retain(|(other, _)| other != slot);
             inputs.push((*slot, Source::Copied { from: self.memory.running(*slot), to }));
         }
-        inputs.push((Slot::X, Source::Buffer(&input)));
-        inputs.push((Slot::Saved, Source::Buffer(&saved)));
+        inputs.extend(slots.iter().map(|(slot, buffer)| (*slot, Source::Buffer(buffer))));
         let mut outputs = self.gpu.run(plan, &inputs, &[Slot::Y]).await?;
-        let y = shaped(x.shape(), outputs.pop().unwrap_or_default())?;
+        let y = shaped(input.x.shape(), outputs.pop().unwrap_or_default())?;
         if !moved.is_empty() {
             self.batches = self.batches.wrapping_add(1);
         }
         for (slot, buffer) in moved {
             *self.memory.running_mut(slot) = buffer;
         }
-        self.last = Some(LastForward { shape: x.shape().to_vec(), x: input, saved });
+        slots.retain(|(slot, _)| keeps(*slot));
+        self.last = Some(LastForward { shape: input.x.shape().to_vec(), slots });
         Ok(y)
     }
 
-    /// Backward of the last [`forward_train`](Self::forward_train), with its `x` and statistics.
+    /// Backward of the last [`forward_train`](Self::forward_train), with its input and statistics.
     ///
     /// # Errors
     /// [`HostError::NoForward`] without one, [`HostError::Shape`] when `dy` is not shaped as its
@@ -168,13 +202,14 @@ impl BatchNorm {
     pub async fn backward(&self, dy: ArrayViewD<'_, f32>) -> Result<BackwardOutput, HostError> {
         let last = self.last.as_ref().ok_or(HostError::NoForward)?;
         if dy.shape() != last.shape {
-            return Err(HostError::Shape { x: last.shape.clone(), dy: dy.shape().to_vec() });
+            let (x, found) = (last.shape.clone(), dy.shape().to_vec());
+            return Err(HostError::Shape { slot: Slot::Dy, x, found });
         }
-        let plan = Plan::<Backward>::new(self.geometry(&dy)?, &self.config, self.gpu.caps())?;
+        let geometry = Geometry::new(dy.shape(), self.axis)?;
+        let plan = Plan::<Backward>::new(geometry, &self.config, self.gpu.caps())?;
         let gradient = standard(dy.view());
         let mut inputs = self.inputs();
-        inputs.push((Slot::X, Source::Buffer(&last.x)));
-        inputs.push((Slot::Saved, Source::Buffer(&last.saved)));
+        inputs.extend(last.slots.iter().map(|(slot, buffer)| (*slot, Source::Buffer(buffer))));
         inputs.push((Slot::Dy, Source::Floats(values(&gradient))));
         self.gpu.gradients(plan, &inputs, dy.shape()).await
     }
@@ -183,32 +218,38 @@ impl BatchNorm {
     ///
     /// # Errors
     /// [`HostError`]: a bad shape, or a device that fails.
-    pub async fn forward_infer(&self, x: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, HostError> {
-        let plan = Plan::<Infer>::new(self.geometry(&x)?, &self.config, self.gpu.caps())?;
-        let input = standard(x.view());
+    pub async fn forward_infer<'a>(
+        &self,
+        input: impl Into<LayerInput<'a>>,
+    ) -> Result<ArrayD<f32>, HostError> {
+        let input = input.into();
+        let config = self.unmasked();
+        let plan = Plan::<Infer>::new(self.geometry(&input)?, &config, self.gpu.caps())?;
+        let tensors: Vec<_> = input.tensors().map(|(slot, v)| (slot, standard(v))).collect();
         let mut inputs = self.inputs();
-        inputs.push((Slot::X, Source::Floats(values(&input))));
+        inputs.extend(tensors.iter().map(|(slot, v)| (*slot, Source::Floats(values(v)))));
         let mut outputs = self.gpu.run(plan, &inputs, &[Slot::Y]).await?;
-        shaped(x.shape(), outputs.pop().unwrap_or_default())
+        shaped(input.x.shape(), outputs.pop().unwrap_or_default())
     }
 
     /// Backward of [`forward_infer`](Self::forward_infer): the running statistics are constants.
     ///
     /// # Errors
     /// [`HostError`]: a bad shape, or a device that fails.
-    pub async fn frozen_backward(
+    pub async fn frozen_backward<'a>(
         &self,
-        x: ArrayViewD<'_, f32>,
+        input: impl Into<LayerInput<'a>>,
         dy: ArrayViewD<'_, f32>,
     ) -> Result<BackwardOutput, HostError> {
-        if x.shape() != dy.shape() {
-            return Err(HostError::Shape { x: x.shape().to_vec(), dy: dy.shape().to_vec() });
-        }
-        let plan = Plan::<FrozenBackward>::new(self.geometry(&x)?, &self.config, self.gpu.caps())?;
-        let (input, gradient) = (standard(x.view()), standard(dy.view()));
+        let input = input.into();
+        let geometry = self.geometry(&input)?;
+        check_shape(Slot::Dy, &dy, &input.x)?;
+        let config = self.unmasked();
+        let plan = Plan::<FrozenBackward>::new(geometry, &config, self.gpu.caps())?;
+        let all = input.tensors().chain([(Slot::Dy, dy.view())]);
+        let tensors: Vec<_> = all.map(|(slot, v)| (slot, standard(v))).collect();
         let mut inputs = self.inputs();
-        inputs.push((Slot::X, Source::Floats(values(&input))));
-        inputs.push((Slot::Dy, Source::Floats(values(&gradient))));
+        inputs.extend(tensors.iter().map(|(slot, v)| (*slot, Source::Floats(values(v)))));
         self.gpu.gradients(plan, &inputs, dy.shape()).await
     }
 
@@ -222,7 +263,8 @@ impl BatchNorm {
         let m = &self.memory;
         let pieces = [&m.gamma, &m.beta, &m.running_mean, &m.running_var];
         let pieces = pieces.map(|buffer| (Some(buffer), size));
-        let mut read = self.gpu.read(encoder, &pieces).await?.into_iter().map(Array1::from);
+        let read = self.gpu.read(encoder, &pieces).await?;
+        let mut read = read.iter().map(|words| Array1::from(floats(words)));
         let mut next = || read.next().unwrap_or_default();
         Ok(LayerState {
             gamma: next(),
@@ -284,14 +326,39 @@ impl BatchNorm {
     ) -> Result<Moments, HostError> {
         let mut all = Moments::empty(self.channels);
         for x in batches {
-            self.geometry(&x)?;
+            self.channels_of(&x)?;
             all.merge(&self.gpu.statistics(x, self.axis).await?)?;
         }
         self.set_running(&all)?;
         Ok(all)
     }
 
-    fn geometry(&self, x: &ArrayViewD<'_, f32>) -> Result<Geometry, HostError> {
+    /// Of an input that the config asks for.
+    fn geometry(&self, input: &LayerInput<'_>) -> Result<Geometry, HostError> {
+        match (&input.z, self.config.residual) {
+            (Some(z), true) => check_shape(Slot::Z, z, &input.x)?,
+            (None, false) => {}
+            (given, _) => return Err(HostError::Residual { given: given.is_some() }),
+        }
+        self.channels_of(&input.x)
+    }
+
+    /// Frozen passes of this form compute an activation's slope again.
+    fn unmasked(&self) -> Config {
+        Config { mask: Mask::Recompute, ..self.config.clone() }
+    }
+
+    fn upload(
+        &self,
+        slot: Slot,
+        size: u64,
+        tensor: ArrayViewD<'_, f32>,
+    ) -> Result<wgpu::Buffer, HostError> {
+        let tensor = standard(tensor);
+        self.gpu.memory(slot, size, &narrowed(values(&tensor), self.config.element))
+    }
+
+    fn channels_of(&self, x: &ArrayViewD<'_, f32>) -> Result<Geometry, HostError> {
         let geometry = Geometry::new(x.shape(), self.axis)?;
         if geometry.channels() != self.channels as u64 {
             let (found, expected) = (geometry.channels(), self.channels as u64);
@@ -312,6 +379,13 @@ impl BatchNorm {
     }
 }
 
+impl<'a> LayerInput<'a> {
+    fn tensors(&self) -> impl Iterator<Item = (Slot, ArrayViewD<'_, f32>)> {
+        let z = self.z.as_ref().map(|z| (Slot::Z, z.view()));
+        [(Slot::X, self.x.view())].into_iter().chain(z)
+    }
+}
+
 impl Memories {
     fn new(gpu: &Gpu, state: &LayerState) -> Result<Self, HostError> {
         let make = |slot, values: &Array1<f32>| per_channel(gpu, slot, &values.to_vec());
@@ -320,7 +394,7 @@ impl Memories {
             beta: make(Slot::Beta, &state.beta)?,
             running_mean: make(Slot::RunningMean, &state.running_mean)?,
             running_var: make(Slot::RunningVar, &state.running_var)?,
-            batches: gpu.memory(Slot::Batches, 4, &[f32::from_bits(state.batches)])?,
+            batches: gpu.memory(Slot::Batches, 4, &[state.batches])?,
         })
     }
 
@@ -345,7 +419,7 @@ impl Memories {
 /// A buffer of `[C]` values. One of no bytes cannot be bound or mapped; one of four is never looked
 /// at.
 fn per_channel(gpu: &Gpu, slot: Slot, values: &[f32]) -> Result<wgpu::Buffer, HostError> {
-    gpu.memory(slot, (values.len() as u64 * 4).max(4), values)
+    gpu.memory(slot, (values.len() as u64 * 4).max(4), bytemuck::cast_slice(values))
 }
 
 /// The blocking twins.
@@ -354,11 +428,11 @@ impl BatchNorm {
     ///
     /// # Errors
     /// As its async twin.
-    pub fn forward_train_blocking(
+    pub fn forward_train_blocking<'a>(
         &mut self,
-        x: ArrayViewD<'_, f32>,
+        input: impl Into<LayerInput<'a>>,
     ) -> Result<ArrayD<f32>, HostError> {
-        pollster::block_on(self.forward_train(x))
+        pollster::block_on(self.forward_train(input))
     }
 
     /// [`backward`](Self::backward), blocking.
@@ -373,20 +447,23 @@ impl BatchNorm {
     ///
     /// # Errors
     /// As its async twin.
-    pub fn forward_infer_blocking(&self, x: ArrayViewD<'_, f32>) -> Result<ArrayD<f32>, HostError> {
-        pollster::block_on(self.forward_infer(x))
+    pub fn forward_infer_blocking<'a>(
+        &self,
+        input: impl Into<LayerInput<'a>>,
+    ) -> Result<ArrayD<f32>, HostError> {
+        pollster::block_on(self.forward_infer(input))
     }
 
     /// [`frozen_backward`](Self::frozen_backward), blocking.
     ///
     /// # Errors
     /// As its async twin.
-    pub fn frozen_backward_blocking(
+    pub fn frozen_backward_blocking<'a>(
         &self,
-        x: ArrayViewD<'_, f32>,
+        input: impl Into<LayerInput<'a>>,
         dy: ArrayViewD<'_, f32>,
     ) -> Result<BackwardOutput, HostError> {
-        pollster::block_on(self.frozen_backward(x, dy))
+        pollster::block_on(self.frozen_backward(input, dy))
     }
 
     /// [`re_estimate`](Self::re_estimate), blocking.

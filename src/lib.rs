@@ -47,13 +47,13 @@ pub use config::{
 pub use geometry::{ChannelAxis, Geometry, GeometryError};
 #[cfg(feature = "host")]
 pub use host::{
-    BackwardOutput, Gpu, HostError, Parameters, RunningStatistics, SavedStatistics, TrainOutput,
+    BackwardOutput, Gpu, HostError, Input, RunningStatistics, SavedStatistics, TrainOutput,
 };
 #[cfg(feature = "safetensors")]
 pub use interchange::{InterchangeError, Names, StateTensor};
 pub use kernels::{KernelOptions, Kernels, PrepareError, Prepared};
 #[cfg(feature = "host")]
-pub use layer::{BatchNorm, LayerState};
+pub use layer::{BatchNorm, LayerInput, LayerState};
 pub use moments::{Moments, MomentsError};
 pub use plan::{
     Backward, Epilogue, FrozenBackward, Infer, Kernel, Operation, Params, Plan, PlanError, Slot,

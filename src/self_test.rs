@@ -320,8 +320,8 @@ impl Gpu {
             f32::NEG_INFINITY,
         ];
         let answer = self.answer_probe(&given).await?;
-        let [done, state] = [0, 1].map(|i| answer.get(i).map_or(0, |v| v.to_bits()));
-        let word = |i: usize| answer.get(i).map_or(0, |v| v.to_bits());
+        let word = |i: usize| answer.get(i).copied().unwrap_or_default();
+        let [done, state] = [0, 1].map(word);
         let number = |i: usize| f32::from_bits(word(i));
         let finite_by_bits = [word(4), word(5), word(6), word(7)] == [0, 0, 1, 0];
         let enabled = self.device().features().contains(wgpu::Features::SUBGROUP);
@@ -353,12 +353,13 @@ impl Gpu {
         Ok((behaviour, checks.into()))
     }
 
-    async fn answer_probe(&self, given: &[f32]) -> Result<Vec<f32>, HostError> {
+    async fn answer_probe(&self, given: &[f32]) -> Result<Vec<u32>, HostError> {
         const WORDS: u64 = 17;
         let device = self.device();
         let label = Some("batchnorm::probe");
+        let given = bytemuck::cast_slice(given);
         let given = self.memory(Slot::X, size_of_val(given) as u64, given)?;
-        let answer = self.memory(Slot::Y, 4 * WORDS, &[f32::NAN; WORDS as usize])?;
+        let answer = self.memory(Slot::Y, 4 * WORDS, &[f32::NAN.to_bits(); WORDS as usize])?;
         let scopes = Scopes::push(device);
         // New memory is zero, and of the parameters only `zero` is looked at.
         let params = device.create_buffer(&wgpu::BufferDescriptor {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use ndarray::ArrayD;
 use wgpu_batchnorm::{
-    Backward, BatchNorm, Bind, Bound, ChannelAxis, Config, FrozenBackward, Gpu, Infer, Kernels,
-    Memory, Parameters, Plan, Prepared, RunningStatistics, Slot, Statistics, Train, Update, wgpu,
+    Backward, BatchNorm, Bind, Bound, ChannelAxis, Config, FrozenBackward, Gpu, Infer, Input,
+    Kernels, Memory, Plan, Prepared, RunningStatistics, Slot, Statistics, Train, Update, wgpu,
 };
 
 use crate::common::data::{Case, Data};
@@ -314,8 +314,8 @@ fn child_records_thousands() {
     let x = ArrayD::from_shape_vec(case.shape.clone(), data.x.clone()).unwrap();
     let mut running = RunningStatistics::new(3);
     grows("calls", 300, || {
-        let none = Parameters::default();
-        gpu.forward_train_blocking(x.view(), case.axis, none, &mut running, &case.config).unwrap();
+        gpu.forward_train_blocking(&Input::new(x.view(), case.axis), &mut running, &case.config)
+            .unwrap();
         wait();
     });
     let mut layer = BatchNorm::new(gpu, 3, Config::keras()).unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ndarray::{Array1, ArrayD};
 use wgpu_batchnorm::{
     BatchNorm, BindError, ChannelAxis, Config, Geometry, Gpu, HostError, Infer, InferBuffers,
-    LayerState, Moments, Parameters, Plan, PrepareError, RunningStatistics, SavedStatistics, Train,
+    Input, LayerState, Moments, Plan, PrepareError, RunningStatistics, SavedStatistics, Train,
     Update, wgpu,
 };
 
@@ -85,23 +85,27 @@ type Call = fn(&mut World) -> Result<(), HostError>;
 /// Every call that uses a device. A new one belongs here.
 const CALLS: [(&str, Call); 16] = [
     ("Gpu::forward_train", |w| {
-        let (x, none) = (w.x.view(), Parameters::default());
+        let x = w.x.view();
         w.gpu
-            .forward_train_blocking(x, ChannelAxis::First, none, &mut w.running, &w.config)
+            .forward_train_blocking(&Input::new(x, ChannelAxis::First), &mut w.running, &w.config)
             .map(drop)
     }),
     ("Gpu::forward_infer", |w| {
-        let (x, none) = (w.x.view(), Parameters::default());
-        w.gpu.forward_infer_blocking(x, ChannelAxis::First, none, &w.running, &w.config).map(drop)
+        let x = w.x.view();
+        w.gpu
+            .forward_infer_blocking(&Input::new(x, ChannelAxis::First), &w.running, &w.config)
+            .map(drop)
     }),
     ("Gpu::backward", |w| {
         let (x, axis) = (&w.x, ChannelAxis::First);
-        w.gpu.backward_blocking(x.view(), x.view(), axis, None, &w.saved, &w.config).map(drop)
+        w.gpu
+            .backward_blocking(&Input::new(x.view(), axis), x.view(), &w.saved, &w.config)
+            .map(drop)
     }),
     ("Gpu::frozen_backward", |w| {
         let (x, axis) = (&w.x, ChannelAxis::First);
         w.gpu
-            .frozen_backward_blocking(x.view(), x.view(), axis, None, &w.running, &w.config)
+            .frozen_backward_blocking(&Input::new(x.view(), axis), x.view(), &w.running, &w.config)
             .map(drop)
     }),
     ("Gpu::statistics", |w| w.gpu.statistics_blocking(w.x.view(), ChannelAxis::First).map(drop)),
@@ -296,8 +300,8 @@ fn a_call_that_is_dropped_leaves_everything_as_it_was() {
     for update in [Update::Cumulative, Update::Rate(0.5)] {
         let config = Config { update, ..Config::pytorch() };
         let mut running = RunningStatistics::new(C);
-        let none = Parameters::default();
-        let call = gpu.forward_train(x.view(), case.axis, none, &mut running, &config);
+        let input = Input::new(x.view(), case.axis);
+        let call = gpu.forward_train(&input, &mut running, &config);
         if poll_once(call).is_some() {
             assert!(is_synchronous(&gpu), "the device is faster than a poll");
             return;
@@ -371,10 +375,9 @@ fn a_read_back_that_the_device_does_not_allow() {
     let escaped = escaped(&gpu);
     let x = ArrayD::from_elem(vec![size as usize / 16, 4], 0.5f32);
     let (axis, config) = (ChannelAxis::Last, Config::pytorch());
-    let none = Parameters::default();
     let mut running = RunningStatistics::new(4);
     let error =
-        gpu.forward_train_blocking(x.view(), axis, none, &mut running, &config).unwrap_err();
+        gpu.forward_train_blocking(&Input::new(x.view(), axis), &mut running, &config).unwrap_err();
     println!("{error}");
     assert!(matches!(error, HostError::Device { .. }), "{error}");
     assert_eq!(running, RunningStatistics::new(4));
@@ -433,9 +436,9 @@ fn a_memory_budget_that_is_used_up() {
     let x = ArrayD::<f32>::zeros(vec![16, C, 1 << 19]);
     let mut running = RunningStatistics::new(C);
     let config = Config::pytorch();
-    let (axis, none) = (ChannelAxis::First, Parameters::default());
+    let axis = ChannelAxis::First;
     let error =
-        gpu.forward_train_blocking(x.view(), axis, none, &mut running, &config).unwrap_err();
+        gpu.forward_train_blocking(&Input::new(x.view(), axis), &mut running, &config).unwrap_err();
     println!("{error}");
     assert!(matches!(error, HostError::Device { .. }), "{error}");
     assert_eq!(running, RunningStatistics::new(C));
@@ -443,7 +446,7 @@ fn a_memory_budget_that_is_used_up() {
     idle(&gpu);
     // With the budget free again a small call works, unless the driver keeps more than that.
     let small = ArrayD::<f32>::zeros(vec![2, C, 5]);
-    match gpu.forward_train_blocking(small.view(), axis, none, &mut running, &config) {
+    match gpu.forward_train_blocking(&Input::new(small.view(), axis), &mut running, &config) {
         Ok(_) => assert_eq!(running.batches, 1),
         Err(error) => assert!(matches!(error, HostError::Device { .. }), "{error}"),
     }

@@ -3,10 +3,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ndarray::{Array1, ArrayD, Axis, Slice, array};
+use ndarray::{Array1, ArrayD, ArrayView1, Axis, Slice, array};
 use wgpu_batchnorm::{
-    BatchNorm, ChannelAxis, Config, Gpu, Gradients, HostError, LayerState, Memory, Parameters,
-    PlanError, RunningStatistics, Slot, Update, wgpu,
+    Activation, BackwardOutput, BatchNorm, ChannelAxis, Config, Element, Gpu, Gradients, HostError,
+    Input, LayerState, Mask, Memory, PlanError, RunningStatistics, Slot, Update, wgpu,
 };
 
 use crate::common::check::{compare_frozen, compare_training};
@@ -32,19 +32,20 @@ fn all_operations_on_arrays() {
         let data = Data::random(case.geometry(), 21, 2.0, 1.0);
         let (x, dy) = (tensor(&case, &data.x), tensor(&case, &data.dy));
         let (gamma, beta) = (Array1::from(data.gamma.clone()), Array1::from(data.beta.clone()));
-        let parameters = Parameters { gamma: Some(gamma.view()), beta: Some(beta.view()) };
+        let input = Input {
+            gamma: Some(gamma.view()),
+            beta: Some(beta.view()),
+            ..Input::new(x.view(), case.axis)
+        };
         let before = RunningStatistics {
             mean: data.running_mean.clone().into(),
             var: data.running_var.clone().into(),
             batches: data.batches,
         };
         let mut running = before.clone();
-        let (axis, config) = (case.axis, &case.config);
-        let out =
-            gpu.forward_train_blocking(x.view(), axis, parameters, &mut running, config).unwrap();
-        let back = gpu
-            .backward_blocking(x.view(), dy.view(), axis, parameters.gamma, &out.saved, config)
-            .unwrap();
+        let config = &case.config;
+        let out = gpu.forward_train_blocking(&input, &mut running, config).unwrap();
+        let back = gpu.backward_blocking(&input, dy.view(), &out.saved, config).unwrap();
         assert_eq!(running.batches, data.batches + 1);
         let results = Results {
             y: flat(&out.y),
@@ -61,10 +62,8 @@ fn all_operations_on_arrays() {
         };
         compare_training(&case, &data, &results).unwrap();
 
-        let y = gpu.forward_infer_blocking(x.view(), axis, parameters, &before, config).unwrap();
-        let back = gpu
-            .frozen_backward_blocking(x.view(), dy.view(), axis, parameters.gamma, &before, config)
-            .unwrap();
+        let y = gpu.forward_infer_blocking(&input, &before, config).unwrap();
+        let back = gpu.frozen_backward_blocking(&input, dy.view(), &before, config).unwrap();
         let results = Results {
             y: flat(&y),
             dx: flat(&back.dx.unwrap()),
@@ -87,9 +86,10 @@ fn views_in_any_memory_order() {
     let plain = view.as_standard_layout().into_owned();
     let run = |x| {
         let mut running = RunningStatistics::new(6);
-        let none = Parameters::default();
         let config = Config::keras();
-        gpu.forward_train_blocking(x, ChannelAxis::First, none, &mut running, &config).unwrap().y
+        gpu.forward_train_blocking(&Input::new(x, ChannelAxis::First), &mut running, &config)
+            .unwrap()
+            .y
     };
     assert_eq!(run(view.view()), run(plain.view()));
 }
@@ -101,9 +101,9 @@ fn only_the_gradients_asked_for() {
     let running = RunningStatistics::new(2);
     let gradients = Gradients { x: false, gamma: true, beta: true, z: false, accumulate: true };
     let config = Config { gradients, memory: Memory::InPlace, ..Config::keras() };
-    let axis = ChannelAxis::Last;
-    let back =
-        gpu.frozen_backward_blocking(x.view(), x.view(), axis, None, &running, &config).unwrap();
+    let beta = array![0.0f32, 1.0];
+    let input = Input { beta: Some(beta.view()), ..Input::new(x.view(), ChannelAxis::Last) };
+    let back = gpu.frozen_backward_blocking(&input, x.view(), &running, &config).unwrap();
     assert!(back.dx.is_none() && back.dgamma.is_none());
     assert!(exactly(&back.dbeta.unwrap().to_vec(), &[12.0, 16.0]).is_good());
 }
@@ -113,43 +113,43 @@ fn errors_change_nothing() {
     let Some(gpu) = gpu() else { return };
     let x = ArrayD::<f32>::ones(vec![2, 3, 4]);
     let config = Config::pytorch();
-    let (axis, none) = (ChannelAxis::First, Parameters::default());
+    let axis = ChannelAxis::First;
     let mut running = RunningStatistics::new(3);
-    let mut train = |x: &ArrayD<f32>, axis, parameters, config: &Config| {
+    let mut train = |input: &Input<'_>, config: &Config| {
         let before = running.clone();
-        let error = gpu
-            .forward_train_blocking(x.view(), axis, parameters, &mut running, config)
-            .unwrap_err();
+        let error = gpu.forward_train_blocking(input, &mut running, config).unwrap_err();
         assert_eq!(running, before);
         error
     };
     let wrong = array![1.0f32, 2.0];
-    let gamma = Parameters { gamma: Some(wrong.view()), beta: None };
+    let at = |axis| Input::new(x.view(), axis);
+    let gamma = Input { gamma: Some(wrong.view()), ..at(axis) };
     let length = |slot, length| HostError::Length { slot, length, channels: 3 };
-    assert_eq!(train(&x, axis, gamma, &config), length(Slot::Gamma, 2));
+    assert_eq!(train(&gamma, &config), length(Slot::Gamma, 2));
     assert_eq!(
-        train(&x, ChannelAxis::Last, none, &config),
+        train(&at(ChannelAxis::Last), &config),
         HostError::Length { slot: Slot::RunningMean, length: 3, channels: 4 }
     );
-    assert!(matches!(train(&x, ChannelAxis::At(9), none, &config), HostError::Geometry(_)));
+    assert!(matches!(train(&at(ChannelAxis::At(9)), &config), HostError::Geometry(_)));
     let bad = Config { epsilon: 0.0, ..config.clone() };
-    assert!(matches!(train(&x, axis, none, &bad), HostError::Plan(PlanError::Config(_))));
+    assert!(matches!(train(&at(axis), &bad), HostError::Plan(PlanError::Config(_))));
     let single = ArrayD::<f32>::ones(vec![1, 3]);
-    let error = train(&single, axis, none, &config);
+    let error = train(&Input::new(single.view(), axis), &config);
     assert!(matches!(error, HostError::Plan(PlanError::SingleValue { .. })), "{error}");
 
     for value in [-1.0, f32::NAN, f32::INFINITY] {
         let mut running = RunningStatistics::new(3);
         running.var[1] = value;
         let error =
-            gpu.forward_infer_blocking(x.view(), axis, none, &running, &config).unwrap_err();
+            gpu.forward_infer_blocking(&Input::new(x.view(), axis), &running, &config).unwrap_err();
         assert!(matches!(error, HostError::RunningVariance { channel: 1, .. }), "{error}");
     }
     let dy = ArrayD::<f32>::ones(vec![2, 3, 5]);
     let good = RunningStatistics::new(3);
-    let error =
-        gpu.frozen_backward_blocking(x.view(), dy.view(), axis, None, &good, &config).unwrap_err();
-    assert_eq!(error, HostError::Shape { x: vec![2, 3, 4], dy: vec![2, 3, 5] });
+    let error = gpu
+        .frozen_backward_blocking(&Input::new(x.view(), axis), dy.view(), &good, &config)
+        .unwrap_err();
+    assert_eq!(error, HostError::Shape { slot: Slot::Dy, x: vec![2, 3, 4], found: vec![2, 3, 5] });
 }
 
 #[test]
@@ -157,20 +157,18 @@ fn empty_tensors() {
     let Some(gpu) = gpu() else { return };
     for shape in [[0, 3, 4], [2, 3, 0], [2, 0, 4]] {
         let x = ArrayD::<f32>::zeros(shape.to_vec());
-        let (axis, config) = (ChannelAxis::First, Config::pytorch());
+        let config = Config::pytorch();
         let mut running = RunningStatistics::new(shape[1]);
         let gamma = Array1::ones(shape[1]);
-        let parameters = Parameters { gamma: Some(gamma.view()), beta: None };
-        let out =
-            gpu.forward_train_blocking(x.view(), axis, parameters, &mut running, &config).unwrap();
+        let (gamma, beta) = (Some(gamma.view()), Some(gamma.view()));
+        let input = Input { gamma, beta, ..Input::new(x.view(), ChannelAxis::First) };
+        let out = gpu.forward_train_blocking(&input, &mut running, &config).unwrap();
         assert_eq!(out.y.shape(), shape);
         assert_eq!(running, RunningStatistics::new(shape[1]), "an empty batch moves nothing");
-        let back = gpu
-            .backward_blocking(x.view(), x.view(), axis, parameters.gamma, &out.saved, &config)
-            .unwrap();
+        let back = gpu.backward_blocking(&input, x.view(), &out.saved, &config).unwrap();
         assert_eq!(back.dgamma, Some(Array1::zeros(shape[1])));
         assert_eq!(back.dbeta, Some(Array1::zeros(shape[1])));
-        let y = gpu.forward_infer_blocking(x.view(), axis, parameters, &running, &config).unwrap();
+        let y = gpu.forward_infer_blocking(&input, &running, &config).unwrap();
         assert_eq!(y.shape(), shape);
     }
 }
@@ -205,11 +203,10 @@ fn a_layer_trains_and_infers() {
             batches: data.batches,
         };
         let (gamma, beta) = (state.gamma.view(), state.beta.view());
-        let parameters = Parameters { gamma: Some(gamma), beta: Some(beta) };
         let x = tensor(&case, &data.x);
-        let out = gpu
-            .forward_train_blocking(x.view(), case.axis, parameters, &mut running, layer.config())
-            .unwrap();
+        let (gamma, beta) = (Some(gamma), Some(beta));
+        let input = Input { gamma, beta, ..Input::new(x.view(), case.axis) };
+        let out = gpu.forward_train_blocking(&input, &mut running, layer.config()).unwrap();
         let results = Results {
             y: flat(&y),
             mean: out.saved.mean.to_vec(),
@@ -262,7 +259,7 @@ fn a_layer_refuses_what_does_not_fit() {
     let x = ArrayD::<f32>::ones(vec![2, 3, 5]);
     layer.forward_train_blocking(x.view()).unwrap();
     let error = layer.backward_blocking(ArrayD::<f32>::ones(vec![3, 2, 5]).view()).unwrap_err();
-    assert_eq!(error, HostError::Shape { x: vec![2, 3, 5], dy: vec![3, 2, 5] });
+    assert_eq!(error, HostError::Shape { slot: Slot::Dy, x: vec![2, 3, 5], found: vec![3, 2, 5] });
 }
 
 /// Every adapter there is, a second backend among them where GL is installed: known answers, or a
@@ -326,10 +323,9 @@ fn a_lost_device_is_an_error_in_bounded_time() {
     gpu.device().destroy();
     let start = Instant::now();
     let mut running = RunningStatistics::new(3);
-    let none = Parameters::default();
     let config = Config::pytorch();
     let error = gpu
-        .forward_train_blocking(x.view(), ChannelAxis::First, none, &mut running, &config)
+        .forward_train_blocking(&Input::new(x.view(), ChannelAxis::First), &mut running, &config)
         .unwrap_err();
     println!("{error}");
     assert_eq!(running, RunningStatistics::new(3));
@@ -346,11 +342,10 @@ fn a_device_that_takes_too_long_is_an_error() {
     let gpu = gpu.with_timeout(Duration::ZERO);
     let x = ArrayD::<f32>::ones(vec![64, 3, 500]);
     let running = RunningStatistics::new(3);
-    let none = Parameters::default();
     let config = Config::pytorch();
     // Either it was done at once or the wait is given up; never a hang.
     let axis = ChannelAxis::First;
-    match gpu.forward_infer_blocking(x.view(), axis, none, &running, &config) {
+    match gpu.forward_infer_blocking(&Input::new(x.view(), axis), &running, &config) {
         Ok(y) => assert_eq!(y.shape(), x.shape()),
         Err(error) => assert!(matches!(error, HostError::ReadBack { .. }), "{error}"),
     }
@@ -368,9 +363,7 @@ fn tensors_over_the_limits() {
     let running = RunningStatistics::new(x.shape()[1]);
     let error = gpu
         .forward_infer_blocking(
-            x.view(),
-            ChannelAxis::Last,
-            Parameters::default(),
+            &Input::new(x.view(), ChannelAxis::Last),
             &running,
             &Config::pytorch(),
         )
@@ -389,4 +382,73 @@ fn default_limits_and_no_features_suffice() {
         pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
     let test = Gpu::from_device(device, queue).self_test_blocking().unwrap();
     assert!(test.passed(), "{test}");
+}
+
+/// Activation, residual and halves by host form and layer: what the embedding form gives.
+#[test]
+fn a_residual_and_an_activation_on_arrays() {
+    let Some(gpu) = gpu() else { return };
+    for element in [Element::F32, Element::F16, Element::Bf16] {
+        for mask in [Mask::Auto, Mask::Recompute] {
+            let activation = Activation::LeakyRelu { slope: 0.2 };
+            let config = Config { element, activation, residual: true, mask, ..Config::pytorch() };
+            let case = Case::new(&[3, 5, 3, 7], ChannelAxis::First, config);
+            let data = Data::random(case.geometry(), 33, 1.0, 2.0).rounded(element);
+            let [x, dy, z] = [&data.x, &data.dy, &data.z].map(|values| tensor(&case, values));
+            let before = RunningStatistics {
+                mean: data.running_mean.clone().into(),
+                var: data.running_var.clone().into(),
+                batches: data.batches,
+            };
+            let input = Input {
+                gamma: Some(ArrayView1::from(&data.gamma)),
+                beta: Some(ArrayView1::from(&data.beta)),
+                z: Some(z.view()),
+                ..Input::new(x.view(), case.axis)
+            };
+            let config = &case.config;
+            let mut running = before.clone();
+            let out = gpu.forward_train_blocking(&input, &mut running, config).unwrap();
+            let back = gpu.backward_blocking(&input, dy.view(), &out.saved, config).unwrap();
+            let y = gpu.forward_infer_blocking(&input, &before, config).unwrap();
+            let frozen = gpu.frozen_backward_blocking(&input, dy.view(), &before, config).unwrap();
+            let results = |y: &ArrayD<f32>, back: &BackwardOutput| Results {
+                y: flat(y),
+                mean: out.saved.mean.to_vec(),
+                inv_std: out.saved.inv_std.to_vec(),
+                running_mean: running.mean.to_vec(),
+                running_var: running.var.to_vec(),
+                dx: flat(back.dx.as_ref().unwrap()),
+                dgamma: back.dgamma.as_ref().unwrap().to_vec(),
+                dbeta: back.dbeta.as_ref().unwrap().to_vec(),
+                dz: flat(back.dz.as_ref().unwrap()),
+                ..Default::default()
+            };
+            compare_training(&case, &data, &results(&out.y, &back)).unwrap();
+            compare_frozen(&case, &data, &results(&y, &frozen)).unwrap();
+
+            let mut layer = BatchNorm::with_axis(gpu, 5, case.axis, config.clone()).unwrap();
+            let state = LayerState {
+                gamma: data.gamma.clone().into(),
+                beta: data.beta.clone().into(),
+                running_mean: before.mean.clone(),
+                running_var: before.var.clone(),
+                batches: before.batches,
+            };
+            layer.load(&state).unwrap();
+            let both = || (x.view(), z.view());
+            assert_eq!(layer.forward_infer_blocking(both()).unwrap(), y);
+            assert_eq!(layer.frozen_backward_blocking(both(), dy.view()).unwrap(), frozen);
+            assert_eq!(layer.forward_train_blocking(both()).unwrap(), out.y);
+            assert_eq!(layer.backward_blocking(dy.view()).unwrap(), back);
+            assert_eq!(
+                layer.forward_train_blocking(x.view()),
+                Err(HostError::Residual { given: false })
+            );
+        }
+    }
+    let layer = BatchNorm::new(gpu, 5, Config::pytorch()).unwrap();
+    let x = ArrayD::<f32>::ones(vec![2, 5]);
+    let given = layer.forward_infer_blocking((x.view(), x.view()));
+    assert_eq!(given, Err(HostError::Residual { given: true }));
 }

@@ -9,10 +9,10 @@ use wgpu_batchnorm::fold::{FoldError, Layer, Norm, WeightLayout, fold};
 use wgpu_batchnorm::{
     Affine, Backward, BackwardBuffers, BatchNorm, BindError, Caps, ChannelAxis, Config,
     ConfigError, FrozenBackward, FrozenBackwardBuffers, Geometry, GeometryError, Gpu, Gradients,
-    HostError, Infer, InferBuffers, Kernel, Kernels, LayerState, MAX_ITERATIONS, Memory, Moments,
-    MomentsError, Operation, Parameters, Plan, PlanError, PrepareError, Prepared,
-    RunningStatistics, RunningVariance, SavedStatistics, SingleValue, Slot, SlotMemory, Statistics,
-    StatisticsBuffers, Train, TrainBuffers, Tuning, Update, wgpu,
+    HostError, Infer, InferBuffers, Input, Kernel, Kernels, LayerState, MAX_ITERATIONS, Memory,
+    Moments, MomentsError, Operation, Plan, PlanError, PrepareError, Prepared, RunningStatistics,
+    RunningVariance, SavedStatistics, SingleValue, Slot, SlotMemory, Statistics, StatisticsBuffers,
+    Train, TrainBuffers, Tuning, Update, wgpu,
 };
 
 struct Bench {
@@ -1064,13 +1064,12 @@ fn arrays_that_do_not_fit() {
     let x = ArrayD::<f32>::ones(vec![2, 3, 4]);
     let flat = ArrayD::<f32>::ones(vec![2, 12]);
     let (axis, config) = (ChannelAxis::First, Config::pytorch());
-    let none = Parameters::default();
     let (two, three) = (Array1::<f32>::ones(2), Array1::<f32>::ones(3));
     let length = |slot, length| HostError::Length { slot, length, channels: 3 };
     let good = RunningStatistics::new(3);
-    let train = |axis, parameters, mut running: RunningStatistics| {
+    let train = |input: &Input<'_>, mut running: RunningStatistics| {
         let before = running.clone();
-        let result = gpu.forward_train_blocking(x.view(), axis, parameters, &mut running, &config);
+        let result = gpu.forward_train_blocking(input, &mut running, &config);
         assert_eq!(format!("{running:?}"), format!("{before:?}"), "an error changes nothing");
         result
     };
@@ -1080,53 +1079,54 @@ fn arrays_that_do_not_fit() {
         running
     };
     let infer = |running: &RunningStatistics| {
-        gpu.forward_infer_blocking(x.view(), axis, none, running, &config)
+        gpu.forward_infer_blocking(&Input::new(x.view(), axis), running, &config)
     };
     let variance = |value| HostError::RunningVariance { channel: 1, value };
     let saved = |lengths: [usize; 3]| {
         let [mean, rest, inv_std] = lengths.map(Array1::ones);
         let saved = SavedStatistics { mean, rest, inv_std };
-        gpu.backward_blocking(x.view(), x.view(), axis, None, &saved, &config)
+        gpu.backward_blocking(&Input::new(x.view(), axis), x.view(), &saved, &config)
     };
     let fine = SavedStatistics { mean: three.clone(), rest: three.clone(), inv_std: three.clone() };
-    let gamma = Parameters { gamma: Some(two.view()), beta: None };
-    let beta = Parameters { gamma: Some(three.view()), beta: Some(two.view()) };
+    let at = |axis| Input::new(x.view(), axis);
+    let gamma = Input { gamma: Some(two.view()), ..at(axis) };
+    let beta = Input { gamma: Some(three.view()), beta: Some(two.view()), ..at(axis) };
     let outside = HostError::Geometry(GeometryError::Axis { axis: 3, rank: 3 });
-    let shapes = || HostError::Shape { x: vec![2, 3, 4], dy: vec![2, 12] };
+    let shapes = || HostError::Shape { slot: Slot::Dy, x: vec![2, 3, 4], found: vec![2, 12] };
     check(vec![
         mistake(
             "gamma too short",
-            train(axis, gamma, good.clone()),
+            train(&gamma, good.clone()),
             length(Slot::Gamma, 2),
             &["gamma", "2", "3"],
         ),
         mistake(
             "beta too short",
-            train(axis, beta, good.clone()),
+            train(&beta, good.clone()),
             length(Slot::Beta, 2),
             &["beta", "2", "3"],
         ),
         mistake(
             "a running mean too short",
-            train(axis, none, with(|r| r.mean = Array1::ones(1))),
+            train(&at(axis), with(|r| r.mean = Array1::ones(1))),
             length(Slot::RunningMean, 1),
             &["running_mean", "1", "3"],
         ),
         mistake(
             "a running variance too long",
-            train(axis, none, with(|r| r.var = Array1::ones(9))),
+            train(&at(axis), with(|r| r.var = Array1::ones(9))),
             length(Slot::RunningVar, 9),
             &["running_var", "9", "3"],
         ),
         mistake(
             "a negative running variance in training",
-            train(axis, none, with(|r| r.var[1] = -1.0)),
+            train(&at(axis), with(|r| r.var[1] = -1.0)),
             variance(-1.0),
             &["channel 1", "-1"],
         ),
         mistake(
             "no such axis",
-            train(ChannelAxis::At(3), none, good.clone()),
+            train(&at(ChannelAxis::At(3)), good.clone()),
             outside.clone(),
             &["3"],
         ),
@@ -1169,26 +1169,19 @@ fn arrays_that_do_not_fit() {
         ),
         mistake(
             "dy of another shape",
-            gpu.backward_blocking(x.view(), flat.view(), axis, None, &fine, &config),
+            gpu.backward_blocking(&Input::new(x.view(), axis), flat.view(), &fine, &config),
             shapes(),
             &["[2, 12]", "[2, 3, 4]"],
         ),
         mistake(
             "dy of another shape, frozen",
-            gpu.frozen_backward_blocking(x.view(), flat.view(), axis, None, &good, &config),
+            gpu.frozen_backward_blocking(&Input::new(x.view(), axis), flat.view(), &good, &config),
             shapes(),
             &["dy"],
         ),
         mistake(
             "gamma too short, frozen",
-            gpu.frozen_backward_blocking(
-                x.view(),
-                x.view(),
-                axis,
-                Some(two.view()),
-                &good,
-                &config,
-            ),
+            gpu.frozen_backward_blocking(&gamma, x.view(), &good, &config),
             length(Slot::Gamma, 2),
             &["gamma"],
         ),
@@ -1217,7 +1210,7 @@ fn layers_refuse_what_does_not_fit() {
     let length = |slot, length| HostError::Length { slot, length, channels: 3 };
     let variance = |value| HostError::RunningVariance { channel: 2, value };
     let channels = || HostError::Channels { found: 4, expected: 3 };
-    let shape = || HostError::Shape { x: vec![2, 3, 4], dy: vec![2, 4, 3] };
+    let shape = || HostError::Shape { slot: Slot::Dy, x: vec![2, 3, 4], found: vec![2, 4, 3] };
     let moments = |mean: f64, variance: f64, count| {
         Moments::new(count, vec![0.0, mean, 0.0], vec![1.0, variance, 1.0]).unwrap()
     };

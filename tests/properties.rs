@@ -13,10 +13,10 @@ use ndarray::{ArrayD, ArrayView1, Axis};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{RngSeed, TestError, TestRunner, contextualize_config};
-use wgpu_batchnorm::reference::{self, Input, Running};
+use wgpu_batchnorm::reference::{self, Running};
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Bind, Caps, ChannelAxis, Class, Config, FrozenBackward, Gpu,
-    Gradients, Infer, KernelOptions, Kernels, Mask, Memory, Moments, NonFinite, Parameters, Plan,
+    Gradients, Infer, Input, KernelOptions, Kernels, Mask, Memory, Moments, NonFinite, Plan,
     RunningStatistics, RunningVariance, SingleValue, Slot, Statistics, Train, Tuning, Update,
 };
 
@@ -928,7 +928,7 @@ fn slopes(gpu: &Gpu, s: &Setup) -> Result<(), String> {
         let forward = |x: &[f64], gamma: f64, beta: f64| -> (Vec<f64>, f64, f64) {
             let x = ArrayD::from_shape_vec(vec![n, 1], x.to_vec()).unwrap();
             let (gamma, beta) = ([gamma], [beta]);
-            let input = Input {
+            let input = reference::Input {
                 x: x.view(),
                 axis: ChannelAxis::Last,
                 gamma: Some(ArrayView1::from(&gamma)),
@@ -990,7 +990,10 @@ fn slopes(gpu: &Gpu, s: &Setup) -> Result<(), String> {
 
 /// The host form is the embedding form on memory of its own.
 fn host(gpu: &Gpu, s: &Setup) -> Result<(), String> {
-    let case = Case { tuning: None, ..s.with(|config| config.memory = Memory::Separate) };
+    // Its memory is its own, and it keeps no mask.
+    let as_host =
+        |config: &mut Config| (config.memory, config.mask) = (Memory::Separate, Mask::Recompute);
+    let case = Case { tuning: None, ..s.with(as_host) };
     let (data, config) = (s.data(), &case.config);
     let tensor = |v: &[f32]| ArrayD::from_shape_vec(case.shape.clone(), v.to_vec()).unwrap();
     // Views with a reversed axis, whose logical order is the data's.
@@ -1003,9 +1006,13 @@ fn host(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     };
     let (x, dy) = (reversed(&data.x), reversed(&data.dy));
     let affine = config.affine;
-    let parameters = Parameters {
+    let z = reversed(&data.z);
+    let input = Input {
+        x: x.view(),
+        axis: case.axis,
         gamma: affine.gamma.then(|| ArrayView1::from(&data.gamma)),
         beta: affine.beta.then(|| ArrayView1::from(&data.beta)),
+        z: config.residual.then(|| z.view()),
     };
     let before = RunningStatistics {
         mean: data.running_mean.clone().into(),
@@ -1013,14 +1020,8 @@ fn host(gpu: &Gpu, s: &Setup) -> Result<(), String> {
         batches: data.batches,
     };
     let mut running = before.clone();
-    let axis = case.axis;
     let text = |error: wgpu_batchnorm::HostError| error.to_string();
-    let out = gpu
-        .forward_train_blocking(x.view(), axis, parameters, &mut running, config)
-        .map_err(text)?;
-    // The host form's dbeta needs no beta.
-    let case = s.with(|config| config.memory = Memory::Separate);
-    let case = Case { tuning: None, ..case };
+    let out = gpu.forward_train_blocking(&input, &mut running, config).map_err(text)?;
     let forward = runner::train(gpu, &case, &data);
     let flat = |a: &ArrayD<f32>| a.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
     same("y", &case, &flat(&out.y), &bits(&forward.y))?;
@@ -1035,13 +1036,12 @@ fn host(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     same("running_mean", &case, &bits(&running.mean.to_vec()), &bits(expected))?;
     let expected = if moved { &forward.running_var } else { &data.running_var };
     same("running_var", &case, &bits(&running.var.to_vec()), &bits(expected))?;
-    let y =
-        gpu.forward_infer_blocking(x.view(), axis, parameters, &before, config).map_err(text)?;
+    let y = gpu.forward_infer_blocking(&input, &before, config).map_err(text)?;
     let frozen = runner::frozen(gpu, &case, &data);
     same("inference", &case, &flat(&y), &bits(&frozen.y))?;
     let back = [
-        gpu.backward_blocking(x.view(), dy.view(), axis, parameters.gamma, &out.saved, config),
-        gpu.frozen_backward_blocking(x.view(), dy.view(), axis, parameters.gamma, &before, config),
+        gpu.backward_blocking(&input, dy.view(), &out.saved, config),
+        gpu.frozen_backward_blocking(&input, dy.view(), &before, config),
     ];
     for (back, expected) in back.into_iter().zip([&forward, &frozen]) {
         let back = back.map_err(text)?;
@@ -1049,10 +1049,10 @@ fn host(gpu: &Gpu, s: &Setup) -> Result<(), String> {
         same("dx", &case, &dx, &bits(&expected.dx))?;
         let dgamma = back.dgamma.map_or(Vec::new(), |d| bits(&d.to_vec()));
         same("dgamma", &case, &dgamma, &bits(&expected.dgamma))?;
-        if affine.beta {
-            let dbeta = back.dbeta.map_or(Vec::new(), |d| bits(&d.to_vec()));
-            same("dbeta", &case, &dbeta, &bits(&expected.dbeta))?;
-        }
+        let dbeta = back.dbeta.map_or(Vec::new(), |d| bits(&d.to_vec()));
+        same("dbeta", &case, &dbeta, &bits(&expected.dbeta))?;
+        let dz = back.dz.map_or(Vec::new(), |dz| flat(&dz));
+        same("dz", &case, &dz, &bits(&expected.dz))?;
     }
     Ok(())
 }

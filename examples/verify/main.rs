@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lexopt::prelude::{Long, Short, ValueExt};
-use ndarray::{ArrayView1, ArrayViewD};
+use ndarray::{ArrayD, ArrayView1, ArrayViewD};
 use serde_json::{Value, json};
-use wgpu_batchnorm::{Gpu, Parameters, RunningStatistics};
+use wgpu_batchnorm::{Gpu, Input, RunningStatistics};
 
 use compare::Arithmetic;
 use golden::{Entry, Golden};
@@ -160,36 +160,38 @@ fn run(gpu: &Gpu, case: &Golden) -> Result<Vec<(&'static str, Vec<f32>)>, Error>
     let owned = |name| case.input(name).unwrap_or_default().to_vec().into();
     let x = tensor("x")?.ok_or("there is no x")?;
     let dy = tensor("dy")?;
-    let gamma = channels("gamma").filter(|_| case.config.affine.gamma);
-    let beta = channels("beta").filter(|_| case.config.affine.beta);
-    let parameters = Parameters { gamma, beta };
+    let input = Input {
+        x,
+        axis: case.axis,
+        gamma: channels("gamma").filter(|_| case.config.affine.gamma),
+        beta: channels("beta").filter(|_| case.config.affine.beta),
+        z: tensor("z")?.filter(|_| case.config.residual),
+    };
     let mut running = RunningStatistics {
         mean: owned("running_mean"),
         var: owned("running_var"),
         batches: case.batches_before,
     };
-    let (axis, config) = (case.axis, &case.config);
+    let config = &case.config;
     let mut results = Vec::new();
     let gradients = if case.train {
-        let forward =
-            gpu.forward_train_blocking(x.view(), axis, parameters, &mut running, config)?;
+        let forward = gpu.forward_train_blocking(&input, &mut running, config)?;
         results.push(("y", forward.y.into_raw_vec_and_offset().0));
         results.push(("save_mean", forward.saved.mean.to_vec()));
         results.push(("save_invstd", forward.saved.inv_std.to_vec()));
         results.push(("running_mean_out", running.mean.to_vec()));
         results.push(("running_var_out", running.var.to_vec()));
-        dy.map(|dy| gpu.backward_blocking(x, dy, axis, gamma, &forward.saved, config))
-            .transpose()?
+        dy.map(|dy| gpu.backward_blocking(&input, dy, &forward.saved, config)).transpose()?
     } else {
-        let y = gpu.forward_infer_blocking(x.view(), axis, parameters, &running, config)?;
+        let y = gpu.forward_infer_blocking(&input, &running, config)?;
         results.push(("y", y.into_raw_vec_and_offset().0));
-        dy.map(|dy| gpu.frozen_backward_blocking(x, dy, axis, gamma, &running, config))
-            .transpose()?
+        dy.map(|dy| gpu.frozen_backward_blocking(&input, dy, &running, config)).transpose()?
     };
     if let Some(gradients) = gradients {
-        let dx = gradients.dx.map(|dx| dx.into_raw_vec_and_offset().0);
+        let tensors = [("dx", gradients.dx), ("dz", gradients.dz)];
         let parameters = [("dgamma", gradients.dgamma), ("dbeta", gradients.dbeta)];
-        results.extend(dx.map(|dx| ("dx", dx)));
+        let flat = |tensor: ArrayD<f32>| tensor.into_raw_vec_and_offset().0;
+        results.extend(tensors.into_iter().filter_map(|(name, v)| Some((name, flat(v?)))));
         results.extend(parameters.into_iter().filter_map(|(name, v)| Some((name, v?.to_vec()))));
     }
     Ok(results)
@@ -397,7 +399,9 @@ mod tests {
             eprintln!("SKIP: there is no {}", folder.display());
             return;
         }
-        for (name, count) in [("core", 388), ("adversarial", 420), ("onnx", 8)] {
+        for (name, count) in
+            [("core", 388), ("adversarial", 420), ("onnx", 8), ("dtypes", 600), ("fused", 600)]
+        {
             let packed = std::fs::read(folder.join(format!("{name}.safetensors.gz")));
             let packed = packed.expect("a fixture");
             let mut bytes = Vec::new();
