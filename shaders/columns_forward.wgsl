@@ -23,7 +23,7 @@ fn main(
     for (var i = 0u; i < WIDTH; i = i + 1u) {
         let m = moments_of(a, i);
         let center = center_from(component(k, i), m);
-        settle(strip.place * WIDTH + i, center, m.variance);
+        settle(strip.place * WIDTH + i, center, m);
         c = put_center(c, i, center);
     }
     columns_normalize(strip, c);

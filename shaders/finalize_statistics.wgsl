@@ -15,7 +15,7 @@ fn main(
     }
     let channel = index * (LANES / GROUP) + lane / GROUP;
     let live = channel < params.channel_count;
-    var m = Moments(0u, 0.0, 0.0);
+    var m = Moments(Count(0), 0.0, 0.0);
     if live {
         for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
             let p = partial_of(channel, t);
@@ -26,10 +26,11 @@ fn main(
     m = tree_moments(m, lane, GROUP);
     if live && lane % GROUP == 0u {
         let center = center_from(shift_of(channel), m);
-        settle(channel, center, m.variance);
+        settle(channel, center, m);
         let c = params.channel_count;
         store_moments(channel, center.mean);
         store_moments(c + channel, center.rest);
         store_moments(2u * c + channel, m.variance);
+        store_moments(3u * c + channel, f32(m.count));
     }
 }

@@ -18,7 +18,7 @@ fn main(
     let m = share_moments(tree_moments(rows_moments(range, lane, k), lane, LANES), lane);
     let center = center_from(k, m);
     if lane == 0u {
-        settle(range.channel, center, m.variance);
+        settle(range.channel, center, m);
     }
     rows_normalize(range, lane, center);
 }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use crate::config::Memory;
 use crate::kernels::{Prepared, Scopes};
-use crate::plan::{Backward, FrozenBackward, Infer, Operation, Slot, Statistics, Train};
+use crate::plan::{
+    Backward, Finalize, FrozenBackward, Gradient, Infer, Normalize, Operation, Reduce, Slot,
+    Statistics, Train,
+};
 use crate::shader::{self, Access};
 
 /// One slot's memory: a buffer, a part of one, or nothing.
@@ -109,8 +112,8 @@ buffers! {
         z: Z,
         /// Written, one bit per value; given if the plan's slots have it.
         mask: Mask,
-        /// Written `[3, C]`: mean, its rounding remainder, inverse standard deviation. Lives until
-        /// the backward.
+        /// Written `[4, C]`: mean, its rounding remainder, inverse standard deviation, count. Lives
+        /// until the backward.
         saved: Saved,
         /// Updated `[C]`; given unless [`Update::None`](crate::Update::None).
         running_mean: RunningMean,
@@ -212,11 +215,105 @@ buffers! {
     StatisticsBuffers for Statistics {
         /// Input tensor; not looked at when it is empty.
         x: X,
-        /// Written `[3, C]`: mean, its rounding remainder, population variance; zeros for an empty
-        /// batch. [`Moments::from_slot`](crate::Moments::from_slot) takes it.
+        /// Written `[4, C]`: mean, its rounding remainder, population variance, count; zeros for an
+        /// empty batch. [`Moments::from_slot`](crate::Moments::from_slot) takes it.
         moments: Moments,
         /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
         scratch: Scratch,
+    }
+}
+
+buffers! {
+    /// Memory of a merge of statistics. Sizes: [`Plan::slots`](crate::Plan::slots).
+    FinalizeBuffers for Finalize {
+        /// Read `[P, 4, C]`: the moments of every part, as [`Statistics`] writes them; not looked at
+        /// when there is none.
+        parts: Parts,
+        /// Written `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of the
+        /// whole batch. Lives until the backward.
+        saved: Saved,
+        /// Updated `[C]`; given unless [`Update::None`](crate::Update::None).
+        running_mean: RunningMean,
+        /// Updated `[C]`; given unless [`Update::None`](crate::Update::None).
+        running_var: RunningVar,
+        /// Updated, one `u32`; given if [`Update::Cumulative`](crate::Update::Cumulative).
+        batches: Batches,
+    }
+}
+
+buffers! {
+    /// Memory of a normalization with saved statistics. Sizes: [`Plan::slots`](crate::Plan::slots).
+    NormalizeBuffers for Normalize {
+        /// Input tensor.
+        x: X,
+        /// Output tensor; not given in place.
+        y: Y,
+        /// Scale `[C]`; given if [`Affine::gamma`](crate::Affine::gamma).
+        gamma: Gamma,
+        /// Shift `[C]`; given if [`Affine::beta`](crate::Affine::beta).
+        beta: Beta,
+        /// Read `[4, C]`: what [`Finalize`] or [`Train`] has saved.
+        saved: Saved,
+        /// Residual tensor; given if [`Config::residual`](crate::Config::residual).
+        z: Z,
+        /// Written, one bit per value; given if the plan's slots have it.
+        mask: Mask,
+    }
+}
+
+buffers! {
+    /// Memory of a shard's sums. Sizes: [`Plan::slots`](crate::Plan::slots).
+    ReduceBuffers for Reduce {
+        /// The forward's input.
+        x: X,
+        /// Gradient of the output.
+        dy: Dy,
+        /// Gradient `[C]` of this shard; given if asked for.
+        dgamma: Dgamma,
+        /// Gradient `[C]` of this shard; given if asked for.
+        dbeta: Dbeta,
+        /// What [`Finalize`] has saved.
+        saved: Saved,
+        /// Scale `[C]`; needed where the activation's slope is computed again.
+        gamma: Gamma,
+        /// Shift `[C]`; needed where the activation's slope is computed again.
+        beta: Beta,
+        /// The forward's residual; needed where the activation's slope is computed again.
+        z: Z,
+        /// Gradient of the residual; given if asked for.
+        dz: Dz,
+        /// What [`Normalize`] wrote, where the plan's slots have it.
+        mask: Mask,
+        /// Written `[2, C]`: `Σdy` and `Σdy·(x−μ)` of this shard; given if `dx` is asked for.
+        sums: Sums,
+        /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
+        scratch: Scratch,
+    }
+}
+
+buffers! {
+    /// Memory of a shard's gradient. Sizes: [`Plan::slots`](crate::Plan::slots).
+    GradientBuffers for Gradient {
+        /// The forward's input.
+        x: X,
+        /// Gradient of the output.
+        dy: Dy,
+        /// Gradient of the input; not given in place.
+        dx: Dx,
+        /// Scale `[C]`; given if [`Affine::gamma`](crate::Affine::gamma).
+        gamma: Gamma,
+        /// What [`Finalize`] has saved.
+        saved: Saved,
+        /// Read `[2, C]`: what [`Reduce`] has written, added over all shards.
+        sums: Sums,
+        /// Shift `[C]`; needed where the activation's slope is computed again.
+        beta: Beta,
+        /// The forward's residual; needed where the activation's slope is computed again.
+        z: Z,
+        /// Read: what [`Reduce`] has written, if `dz` is asked for.
+        dz: Dz,
+        /// What [`Normalize`] wrote, where the plan's slots have it.
+        mask: Mask,
     }
 }
 

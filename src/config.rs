@@ -69,11 +69,11 @@ pub enum RunningVariance {
 }
 
 impl RunningVariance {
-    /// What the population variance of `n` values is multiplied by: 1, or `n / max(n−1, 1)`.
-    pub fn factor(&self, n: u64) -> f64 {
+    /// What the population variance of `n` values is multiplied by: 1, or `n / (n−1)` for `n > 1`.
+    pub fn factor(&self, n: f64) -> f64 {
         match self {
-            Self::Population => 1.0,
-            Self::Unbiased => n as f64 / n.saturating_sub(1).max(1) as f64,
+            Self::Unbiased if n > 1.0 => n / (n - 1.0),
+            _ => 1.0,
         }
     }
 }
@@ -440,8 +440,8 @@ mod tests {
 
     #[test]
     fn unbiased_factor_is_one_for_one_value() {
-        assert_eq!(RunningVariance::Unbiased.factor(1), 1.0);
-        assert_eq!(RunningVariance::Unbiased.factor(5), 1.25);
-        assert_eq!(RunningVariance::Population.factor(5), 1.0);
+        assert_eq!(RunningVariance::Unbiased.factor(1.0), 1.0);
+        assert_eq!(RunningVariance::Unbiased.factor(5.0), 1.25);
+        assert_eq!(RunningVariance::Population.factor(5.0), 1.0);
     }
 }

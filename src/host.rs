@@ -112,6 +112,8 @@ pub struct SavedStatistics {
     pub rest: Array1<f32>,
     /// `1/√(σ²+ε)`.
     pub inv_std: Array1<f32>,
+    /// How many values per channel there were.
+    pub count: Array1<f32>,
 }
 
 /// What a training forward gives.
@@ -359,7 +361,7 @@ impl Gpu {
     ) -> Result<BackwardOutput, HostError> {
         let (geometry, config) = input.prepare(config)?;
         let channels = geometry.channels() as usize;
-        for values in [&saved.mean, &saved.rest, &saved.inv_std] {
+        for values in [&saved.mean, &saved.rest, &saved.inv_std, &saved.count] {
             check_length(Slot::Saved, values.len(), channels)?;
         }
         check_shape(Slot::Dy, &dy, &input.x)?;
@@ -405,13 +407,25 @@ impl Gpu {
         x: ArrayViewD<'_, f32>,
         axis: ChannelAxis,
     ) -> Result<Moments, HostError> {
+        self.statistics_as(x, axis, Element::F32).await
+    }
+
+    /// The statistics of `x` as the element holds it.
+    pub(crate) async fn statistics_as(
+        &self,
+        x: ArrayViewD<'_, f32>,
+        axis: ChannelAxis,
+        element: Element,
+    ) -> Result<Moments, HostError> {
         let geometry = Geometry::new(x.shape(), axis)?;
-        // No number of a config matters.
-        let plan = Plan::<Statistics>::new(geometry, &Config::pytorch(), self.caps())?;
+        // Nothing else of a config matters.
+        let config = Config { element, ..Config::pytorch() };
+        let plan = Plan::<Statistics>::new(geometry, &config, self.caps())?;
         let x = standard(x);
         let inputs = [(Slot::X, Source::Floats(values(&x)))];
         let slot = self.run(plan, &inputs, &[Slot::Moments]).await?.pop().unwrap_or_default();
-        Ok(Moments::from_slot(geometry.values_per_channel(), &slot)?)
+        // The slot's count is rounded above 2^24.
+        Ok(Moments::from_slot(&slot)?.with_count(geometry.values_per_channel() as f64)?)
     }
 
     /// Runs a backward and hands out what its config asked for.
@@ -757,11 +771,12 @@ pub(crate) fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
 impl SavedStatistics {
     fn from_values(values: Vec<f32>, channels: usize) -> Self {
         let part = |i: usize| Array1::from(values[i * channels..(i + 1) * channels].to_vec());
-        Self { mean: part(0), rest: part(1), inv_std: part(2) }
+        Self { mean: part(0), rest: part(1), inv_std: part(2), count: part(3) }
     }
 
     fn to_values(&self) -> Vec<f32> {
-        self.mean.iter().chain(&self.rest).chain(&self.inv_std).copied().collect()
+        let parts = [&self.mean, &self.rest, &self.inv_std, &self.count];
+        parts.into_iter().flatten().copied().collect()
     }
 }
 

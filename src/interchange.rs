@@ -150,7 +150,7 @@ impl LayerState {
     /// file of a framework does not say.
     #[must_use]
     pub fn with_variance(&self, from: RunningVariance, to: RunningVariance, n: u64) -> Self {
-        let factor = to.factor(n) / from.factor(n);
+        let factor = to.factor(n as f64) / from.factor(n as f64);
         let convert = |&variance: &f32| (f64::from(variance) * factor) as f32;
         Self { running_var: self.running_var.iter().map(convert).collect(), ..self.clone() }
     }

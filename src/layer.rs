@@ -327,7 +327,7 @@ impl BatchNorm {
         let mut all = Moments::empty(self.channels);
         for x in batches {
             self.channels_of(&x)?;
-            all.merge(&self.gpu.statistics(x, self.axis).await?)?;
+            all.merge(&self.gpu.statistics_as(x, self.axis, self.config.element).await?)?;
         }
         self.set_running(&all)?;
         Ok(all)

@@ -4,9 +4,11 @@
 //!
 //! - Embedding: [`Geometry`] and [`Config`] make a [`Plan`]; [`Kernels::prepare`] compiles it;
 //!   [`Prepared::bind`] checks [`TrainBuffers`], [`InferBuffers`], [`BackwardBuffers`],
-//!   [`FrozenBackwardBuffers`] or [`StatisticsBuffers`]; [`Bound::encode`] records it.
+//!   [`FrozenBackwardBuffers`] or those of another operation; [`Bound::encode`] records it.
 //! - What every operation computes: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`],
 //!   [`Statistics`].
+//! - A batch in shards (synchronised batch norm, micro-batches): [`Statistics`] of each, [`Finalize`],
+//!   [`Normalize`]; and back [`Reduce`] and [`Gradient`]. What travels between shards is yours.
 //! - Exact statistics of many batches: [`Moments`].
 //! - Batch norm folded into the layer before it: [`fold`].
 //! - Devices: [`Caps`] and [`Tuning`] decide how work is cut.
@@ -36,8 +38,9 @@ pub mod shader;
 mod tuning;
 
 pub use bind::{
-    BackwardBuffers, Bind, BindError, Bound, FrozenBackwardBuffers, InferBuffers, SlotBuffers,
-    SlotMemory, StatisticsBuffers, TrainBuffers,
+    BackwardBuffers, Bind, BindError, Bound, FinalizeBuffers, FrozenBackwardBuffers,
+    GradientBuffers, InferBuffers, NormalizeBuffers, ReduceBuffers, SlotBuffers, SlotMemory,
+    StatisticsBuffers, TrainBuffers,
 };
 pub use caps::{Caps, Class};
 pub use config::{
@@ -56,8 +59,8 @@ pub use kernels::{KernelOptions, Kernels, PrepareError, Prepared};
 pub use layer::{BatchNorm, LayerInput, LayerState};
 pub use moments::{Moments, MomentsError};
 pub use plan::{
-    Backward, Epilogue, FrozenBackward, Infer, Kernel, Operation, Params, Plan, PlanError, Slot,
-    Slots, Stage, Statistics, Train, Variant,
+    Backward, Epilogue, Finalize, FrozenBackward, Gradient, Infer, Kernel, Normalize, Operation,
+    Params, Plan, PlanError, Reduce, Slot, Slots, Stage, Statistics, Train, Variant,
 };
 #[cfg(feature = "host")]
 pub use self_test::{Check, SelfTest};

@@ -22,15 +22,15 @@ use crate::config::RunningVariance;
 /// ```
 /// use wgpu_batchnorm::{Moments, RunningVariance};
 /// // One channel: the values 1, 3 and the values 5, 7, 9.
-/// let mut all = Moments::new(2, vec![2.0], vec![1.0])?;
-/// all.merge(&Moments::new(3, vec![7.0], vec![8.0 / 3.0])?)?;
-/// assert_eq!((all.count(), all.mean()), (5, &[5.0][..]));
+/// let mut all = Moments::new(2.0, vec![2.0], vec![1.0])?;
+/// all.merge(&Moments::new(3.0, vec![7.0], vec![8.0 / 3.0])?)?;
+/// assert_eq!((all.count(), all.mean()), (5.0, &[5.0][..]));
 /// assert!((all.variance(RunningVariance::Unbiased)[0] - 10.0).abs() < 1e-14);
 /// # Ok::<(), wgpu_batchnorm::MomentsError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
-    count: u64,
+    count: f64,
     mean: Vec<f64>,
     variance: Vec<f64>,
 }
@@ -38,58 +38,75 @@ pub struct Moments {
 impl Moments {
     /// The moments of no value: merging them changes nothing.
     pub fn empty(channels: usize) -> Self {
-        Self { count: 0, mean: vec![0.0; channels], variance: vec![0.0; channels] }
+        Self { count: 0.0, mean: vec![0.0; channels], variance: vec![0.0; channels] }
     }
 
     /// `count` values per channel with the given mean and population variance, `[C]` each. NaN and
     /// infinity are taken as they are.
     ///
     /// # Errors
-    /// [`MomentsError::Channels`] when the lengths differ, [`MomentsError::Variance`] for a
-    /// negative variance.
-    pub fn new(count: u64, mean: Vec<f64>, variance: Vec<f64>) -> Result<Self, MomentsError> {
+    /// [`MomentsError::Channels`] when the lengths differ, [`MomentsError::Count`] for a count that
+    /// is negative or not finite, [`MomentsError::Variance`] for a negative variance.
+    pub fn new(count: f64, mean: Vec<f64>, variance: Vec<f64>) -> Result<Self, MomentsError> {
         check_channels(variance.len(), mean.len())?;
+        check_count(count)?;
         match variance.iter().position(|v| *v < 0.0) {
             Some(channel) => Err(MomentsError::Variance { channel, value: variance[channel] }),
             None => Ok(Self { count, mean, variance }),
         }
     }
 
-    /// What [`Statistics`](crate::Statistics) has written into its slot `moments`, `[3, C]`: mean,
-    /// its rounding remainder, population variance. `count` is the geometry's
-    /// [`values_per_channel`](crate::Geometry::values_per_channel).
+    /// What [`Statistics`](crate::Statistics) has written into its slot `moments`, `[4, C]`: mean,
+    /// its rounding remainder, population variance, count. The slot's count is an f32, which is
+    /// exact up to 2²⁴; [`with_count`](Self::with_count) puts an exact one in its place.
     ///
     /// # Errors
-    /// [`MomentsError::Slot`] for a length that is no multiple of 3, and as [`new`](Self::new).
-    pub fn from_slot(count: u64, slot: &[f32]) -> Result<Self, MomentsError> {
-        if !slot.len().is_multiple_of(3) {
+    /// [`MomentsError::Slot`] for a length that is no multiple of 4, [`MomentsError::Counts`] when
+    /// channels have different counts, and as [`new`](Self::new).
+    pub fn from_slot(slot: &[f32]) -> Result<Self, MomentsError> {
+        if !slot.len().is_multiple_of(4) {
             return Err(MomentsError::Slot { length: slot.len() });
         }
-        let channels = slot.len() / 3;
-        let (mean, rest) = (&slot[..channels], &slot[channels..2 * channels]);
+        let channels = slot.len() / 4;
+        let plane = |i: usize| &slot[i * channels..(i + 1) * channels];
+        let (mean, rest, counts) = (plane(0), plane(1), plane(3));
+        let count = counts.first().copied().unwrap_or_default();
+        if let Some(channel) = counts.iter().position(|other| other.to_bits() != count.to_bits()) {
+            return Err(MomentsError::Counts { channel, found: counts[channel], expected: count });
+        }
         // An infinite mean has no remainder.
         let whole = |(&mean, &rest): (&f32, &f32)| {
             f64::from(mean) + if rest.is_finite() { f64::from(rest) } else { 0.0 }
         };
         let mean = mean.iter().zip(rest).map(whole).collect();
-        Self::new(count, mean, slot[2 * channels..].iter().map(|&v| f64::from(v)).collect())
+        Self::new(count.into(), mean, plane(2).iter().map(|&v| f64::from(v)).collect())
+    }
+
+    /// The same mean and variance, of `count` values.
+    ///
+    /// # Errors
+    /// [`MomentsError::Count`] for a count that is negative or not finite.
+    pub fn with_count(self, count: f64) -> Result<Self, MomentsError> {
+        check_count(count)?;
+        Ok(Self { count, ..self })
     }
 
     /// Takes the values of `other` in, by Chan, Golub and LeVeque's formula (1979). The count is
-    /// exact; mean and variance are those of all values together, but for a few roundings of f64.
-    /// What is empty changes nothing.
+    /// exact up to 2⁵³; mean and variance are those of all values together, but for a few roundings
+    /// of f64. What is empty changes nothing.
     ///
     /// # Errors
     /// [`MomentsError::Channels`] for another number of channels, [`MomentsError::Count`] when the
-    /// count does not fit 64 bits; nothing has changed then.
+    /// sum of the counts is not finite; nothing has changed then.
     pub fn merge(&mut self, other: &Self) -> Result<(), MomentsError> {
         check_channels(other.channels(), self.channels())?;
         let (a, b) = (self.count, other.count);
-        let count = a.checked_add(b).ok_or(MomentsError::Count { a, b })?;
-        if b == 0 {
+        let count = a + b;
+        check_count(count)?;
+        if b == 0.0 {
             return Ok(());
         }
-        let (old, new) = (a as f64 / count as f64, b as f64 / count as f64);
+        let (old, new) = (a / count, b / count);
         for (c, (mean, variance)) in self.mean.iter_mut().zip(&mut self.variance).enumerate() {
             let delta = other.mean[c] - *mean;
             // An infinite mean stays infinite: ∞ − ∞ would make it NaN.
@@ -105,7 +122,7 @@ impl Moments {
     }
 
     /// Values per channel.
-    pub fn count(&self) -> u64 {
+    pub fn count(&self) -> f64 {
         self.count
     }
 
@@ -135,7 +152,7 @@ impl Moments {
         &self,
         convention: RunningVariance,
     ) -> Result<(Vec<f32>, Vec<f32>), MomentsError> {
-        if self.count == 0 {
+        if self.count == 0.0 {
             return Err(MomentsError::Empty);
         }
         let narrow = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
@@ -153,11 +170,15 @@ fn check_channels(found: usize, expected: usize) -> Result<(), MomentsError> {
     if found == expected { Ok(()) } else { Err(MomentsError::Channels { found, expected }) }
 }
 
+fn check_count(count: f64) -> Result<(), MomentsError> {
+    if count.is_finite() && count >= 0.0 { Ok(()) } else { Err(MomentsError::Count { count }) }
+}
+
 /// Why moments cannot be made, merged or used.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum MomentsError {
-    /// The slot `moments` is `[3, C]`.
+    /// The slot `moments` is `[4, C]`.
     Slot {
         /// The length given.
         length: usize,
@@ -176,12 +197,19 @@ pub enum MomentsError {
         /// Its value.
         value: f64,
     },
-    /// The sum of two counts does not fit 64 bits.
+    /// A count that is negative or not finite.
     Count {
-        /// One count.
-        a: u64,
-        /// The other.
-        b: u64,
+        /// The count.
+        count: f64,
+    },
+    /// A slot whose channels have different counts.
+    Counts {
+        /// A channel.
+        channel: usize,
+        /// Its count.
+        found: f32,
+        /// The first channel's.
+        expected: f32,
     },
     /// The moments of no value are no running statistics.
     Empty,
@@ -200,7 +228,7 @@ impl fmt::Display for MomentsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Slot { length } => {
-                write!(f, "moments has {length} values, which is no multiple of 3")
+                write!(f, "moments has {length} values, which is no multiple of 4")
             }
             Self::Channels { found, expected } => {
                 write!(f, "moments of {found} channels do not fit {expected} channels")
@@ -208,7 +236,10 @@ impl fmt::Display for MomentsError {
             Self::Variance { channel, value } => {
                 write!(f, "the variance of channel {channel} is {value}; it must be >= 0")
             }
-            Self::Count { a, b } => write!(f, "{a} and {b} values are more than 64 bits can count"),
+            Self::Count { count } => write!(f, "the count {count} must be finite and >= 0"),
+            Self::Counts { channel, found, expected } => {
+                write!(f, "channel {channel} counts {found} values, channel 0 counts {expected}")
+            }
             Self::Empty => f.write_str("the moments of no value are no running statistics"),
             Self::NotFinite { channel, mean, variance } => write!(
                 f,

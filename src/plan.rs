@@ -11,7 +11,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::caps::Caps;
 use crate::config::{
-    Activation, Config, ConfigError, Element, Memory, NonFinite, SingleValue, Update,
+    Activation, Config, ConfigError, Element, Memory, NonFinite, RunningVariance, SingleValue,
+    Update,
 };
 use crate::geometry::Geometry;
 use crate::tuning::{MAX_ITERATIONS, Tuning};
@@ -20,8 +21,9 @@ mod private {
     pub trait Sealed {}
 }
 
-/// An operation that can be planned: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`] or
-/// [`Statistics`].
+/// An operation that can be planned: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`], and
+/// the parts of the first and third for a batch in shards: [`Statistics`], [`Finalize`],
+/// [`Normalize`], [`Reduce`] and [`Gradient`].
 pub trait Operation: private::Sealed + fmt::Debug + Clone + Copy + PartialEq + Send + Sync {
     /// Its name in labels: `batchnorm::NAME::…`.
     const NAME: &'static str;
@@ -66,12 +68,41 @@ operation! {
     FrozenBackward, "frozen_backward", frozen_backward
 }
 operation! {
-    /// The batch's statistics alone, in one read: `moments` = μ, its rounding remainder, and the
-    /// population variance `Σ(x−μ)²/n`. One value per channel gives variance 0; an empty batch
-    /// gives zeros, which are the statistics of no value and count for nothing in
-    /// [`Moments::merge`](crate::Moments::merge). Of the config only the element and the memory
-    /// matter.
+    /// The batch's statistics alone, in one read: `moments` = μ, its rounding remainder, the
+    /// population variance `Σ(x−μ)²/n`, and n. One value per channel gives variance 0; an empty
+    /// batch gives zeros, which are the statistics of no value and count for nothing in
+    /// [`Moments::merge`](crate::Moments::merge) and in [`Finalize`]. Of the config only the
+    /// element and the memory matter.
     Statistics, "statistics", statistics
+}
+operation! {
+    /// Merges the statistics of P parts of a batch: what [`Statistics`] has written for each, one
+    /// after another in `parts`, `[P, 4, C]`. Gives `saved` of the whole batch and the running
+    /// update, as [`Train`] does. Its geometry is `[P, C]`, channels-last.
+    ///
+    /// Parts are merged by their counts (Chan, Golub and LeVeque, 1979), always in the same order.
+    /// A part with count 0 is not looked at. When all are, `saved` is zeros, and running statistics
+    /// and `batches` stay as they were. One value in all is treated as under
+    /// [`SingleValue::Allow`]: the count is not known when planning.
+    Finalize, "finalize", finalize
+}
+operation! {
+    /// `y = (x−μ)·i·γ + β` with `saved` statistics: what [`Train`] does after its statistics. The
+    /// second half of a training forward of one shard.
+    Normalize, "normalize", normalize
+}
+operation! {
+    /// The sums of one shard that its [`Gradient`] needs of all: `sums` = `S₁ = Σdy` and
+    /// `S₂ = Σdy·(x−μ)` with `saved` of the whole batch. Also `dβ = S₁` and `dγ = S₂·i` of the shard
+    /// alone, which are summed over shards like those of any other parameter. Without
+    /// [`Gradients::x`](crate::Gradients::x) there are no `sums`. An empty shard gives zeros.
+    Reduce, "reduce", reduce
+}
+operation! {
+    /// `dx = γ·i·(dy − S₁/n − (x−μ)·i²·S₂/n)` of one shard, with `saved` of the whole batch, which
+    /// holds its n, and `sums` added over all shards. (Added in the same order everywhere, they have
+    /// the same bits everywhere.)
+    Gradient, "gradient", gradient
 }
 
 /// A piece of the caller's memory, by name.
@@ -94,7 +125,7 @@ pub enum Slot {
     Dgamma,
     /// Gradient of the shift, `[C]`.
     Dbeta,
-    /// `[3, C]`: mean, its rounding remainder, inverse standard deviation.
+    /// `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of values.
     Saved,
     /// `[C]`.
     RunningMean,
@@ -102,7 +133,7 @@ pub enum Slot {
     RunningVar,
     /// One `u32`: batches seen, for [`Update::Cumulative`].
     Batches,
-    /// `[3, C]`: mean, its rounding remainder, population variance.
+    /// `[4, C]`: mean, its rounding remainder, population variance, count of values.
     Moments,
     /// Residual tensor, added before the activation.
     Z,
@@ -111,13 +142,17 @@ pub enum Slot {
     /// One bit per value, 32 in a `u32`, for the activation's slope. What the last word holds past
     /// the last value stays as it is.
     Mask,
+    /// `[P, 4, C]`: the moments of P parts.
+    Parts,
+    /// `[2, C]`: `Σdy` and `Σdy·(x−μ)`.
+    Sums,
     /// Working memory, garbage before and after.
     Scratch,
 }
 
 impl Slot {
     /// All slots, in binding order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::X,
         Self::Y,
         Self::Dy,
@@ -134,6 +169,8 @@ impl Slot {
         Self::Z,
         Self::Dz,
         Self::Mask,
+        Self::Parts,
+        Self::Sums,
         Self::Scratch,
     ];
 
@@ -156,6 +193,8 @@ impl Slot {
             Self::Z => "z",
             Self::Dz => "dz",
             Self::Mask => "mask",
+            Self::Parts => "parts",
+            Self::Sums => "sums",
             Self::Scratch => "scratch",
         }
     }
@@ -211,7 +250,7 @@ impl fmt::Debug for Slots {
 /// A kernel: the file of this name in `shaders/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
-    /// `batches += 1`.
+    /// `batches += 1`, unless the batch was empty.
     CountBatch,
     /// Partial mean and variance of chunks of rows.
     RowsStatistics,
@@ -219,6 +258,8 @@ pub enum Kernel {
     ColumnsStatistics,
     /// Merges partial statistics; writes saved and running statistics, or the moments.
     FinalizeStatistics,
+    /// Merges the statistics of parts of a batch; writes saved and running statistics.
+    MergeParts,
     /// Normalize, scale, shift.
     RowsNormalize,
     /// Normalize, scale, shift.
@@ -288,20 +329,20 @@ pub struct Params {
     pub plane: u32,
     /// Where the merged sums lie in the scratch, in floats.
     pub sums: u32,
-    /// `n`, values per channel.
-    pub value_count: f32,
+    /// 1 where the running variance is the unbiased one, n/(n−1).
+    pub unbiased: u32,
     /// Weight of the new value in the running update.
     pub rate: f32,
     /// Weight of the old value.
     pub keep: f32,
-    /// Population variance to running variance.
-    pub variance_factor: f32,
     /// ε.
     pub epsilon: f32,
     /// Always 0, and no compiler knows it.
     pub zero: u32,
     /// The activation's slope or limit.
     pub activation: f32,
+    /// Padding to 16 bytes.
+    pub padding: u32,
 }
 
 /// An [`Activation`] without its number, which is a uniform.
@@ -397,6 +438,10 @@ impl Stage {
             Kernel::FinalizeStatistics | Kernel::FinalizeGradients => {
                 partials.div_ceil(u64::from(self.variant.group_size)) + tree
             }
+            // Every lane looks for the first part that is not empty.
+            Kernel::MergeParts => {
+                partials + partials.div_ceil(u64::from(self.variant.group_size)) + tree
+            }
             Kernel::RowsStatistics | Kernel::RowsReduce => rows + tree,
             Kernel::RowsNormalize | Kernel::RowsGradient => rows,
             Kernel::RowsForward | Kernel::RowsBackward => 2 * rows + tree,
@@ -464,7 +509,10 @@ impl<O: Operation> Plan<O> {
         let tensor_size = geometry.len() * config.element.size();
         // Indices and loop counters are u32, with room to step past the end.
         let limit = caps.max_storage_binding_size.min(1 << 33);
-        let check = |slot, size| {
+        let check = |slot: Slot, size| {
+            // An index of an element fits u32, with room.
+            let tensor = slot.is_tensor();
+            let limit = if tensor { limit.min(config.element.size() << 31) } else { limit };
             if size > limit { Err(PlanError::TooLarge { slot, size, limit }) } else { Ok(()) }
         };
         check(Slot::X, tensor_size)?;
@@ -544,6 +592,8 @@ impl<O: Operation> Plan<O> {
     pub fn slots(&self) -> Vec<(Slot, u64)> {
         let set = self.stages.iter().fold(Slots::default(), |set, s| set.union(s.variant.slots));
         let in_place = self.config.memory == Memory::InPlace;
+        // The memory of dx, even where dy itself is not read any more.
+        let set = set.with(in_place && set.contains(Slot::Dx), Slot::Dy);
         set.iter()
             .filter(|slot| !(in_place && matches!(slot, Slot::Y | Slot::Dx)))
             .map(|slot| (slot, self.slot_size(slot)))
@@ -557,7 +607,9 @@ impl<O: Operation> Plan<O> {
             Slot::Scratch => self.scratch_size,
             Slot::Batches => 4,
             Slot::Mask => mask_size(&self.geometry),
-            Slot::Saved | Slot::Moments => 3 * channel_size,
+            Slot::Saved | Slot::Moments => 4 * channel_size,
+            Slot::Parts => self.geometry.values_per_channel() * 4 * channel_size,
+            Slot::Sums => 2 * channel_size,
             slot if slot.is_tensor() => {
                 (self.geometry.len() * self.config.element.size()).next_multiple_of(4)
             }
@@ -573,7 +625,7 @@ impl<O: Operation> Plan<O> {
         match slot {
             Slot::Y => unless(memory != Memory::InPlace, "in place, y overwrites x"),
             Slot::Dx if memory == Memory::InPlace => Some("in place, dx overwrites dy"),
-            Slot::Dx => unless(gradients.x, "the config does not ask for dx"),
+            Slot::Dx | Slot::Sums => unless(gradients.x, "the config does not ask for dx"),
             Slot::Gamma => unless(affine.gamma, "the config has no gamma"),
             Slot::Beta => unless(affine.beta, "the config has no beta"),
             Slot::Dgamma => {
@@ -582,7 +634,9 @@ impl<O: Operation> Plan<O> {
             Slot::Dbeta => {
                 unless(gradients.beta && affine.beta, "the config does not ask for dbeta")
             }
-            Slot::RunningMean | Slot::RunningVar if O::NAME == Train::NAME => {
+            Slot::RunningMean | Slot::RunningVar
+                if [Train::NAME, Finalize::NAME].contains(&O::NAME) =>
+            {
                 unless(update != Update::None, "Update::None leaves the running statistics alone")
             }
             Slot::Z => unless(residual, "the config has no residual"),
@@ -645,6 +699,7 @@ impl Kernel {
             Self::RowsStatistics => "rows_statistics",
             Self::ColumnsStatistics => "columns_statistics",
             Self::FinalizeStatistics => "finalize_statistics",
+            Self::MergeParts => "merge_parts",
             Self::RowsNormalize => "rows_normalize",
             Self::ColumnsNormalize => "columns_normalize",
             Self::RowsForward => "rows_forward",
@@ -714,6 +769,8 @@ pub struct Builder<'a> {
     plane: u64,
     tensor_size: u64,
     empty: bool,
+    /// For [`Finalize`], whose geometry is `[P, C]`.
+    part_count: u32,
     stages: Vec<Stage>,
     /// Floats.
     scratch: u64,
@@ -739,6 +796,7 @@ impl<'a> Builder<'a> {
             plane: 0,
             tensor_size: geometry.len() * config.element.size(),
             empty: geometry.is_empty(),
+            part_count: geometry.values_per_channel().min(u64::from(u32::MAX)) as u32,
             stages: Vec::new(),
             scratch: 0,
             path: "nothing to do for an empty tensor",
@@ -749,6 +807,14 @@ impl<'a> Builder<'a> {
         builder.params.activation = config.activation.parameter() as f32;
         builder.params.channel_count = geometry.channels().min(u64::from(u32::MAX)) as u32;
         builder.params.epsilon = config.epsilon as f32;
+        builder.params.unbiased = u32::from(config.running_variance == RunningVariance::Unbiased);
+        let (rate, keep) = match config.update {
+            Update::Rate(rate) => (rate, 1.0 - rate),
+            Update::Decay(decay) => (1.0 - decay, decay),
+            Update::Cumulative | Update::None => (0.0, 1.0),
+        };
+        builder.params.rate = rate as f32;
+        builder.params.keep = keep as f32;
         if !builder.empty {
             builder.lay_out(true);
         }
@@ -827,12 +893,6 @@ impl<'a> Builder<'a> {
             let chunk = long.div_ceil(wanted.clamp(1, most)).next_multiple_of(4 * span);
             chunk.min(u64::from(MAX_ITERATIONS) / 2 * span)
         };
-        let n = g.values_per_channel();
-        let (rate, keep) = match self.config.update {
-            Update::Rate(rate) => (rate, 1.0 - rate),
-            Update::Decay(decay) => (1.0 - decay, decay),
-            Update::Cumulative | Update::None => (0.0, 1.0),
-        };
         let params = &mut self.params;
         params.inner = g.inner() as u32;
         params.step_count = steps as u32;
@@ -844,10 +904,6 @@ impl<'a> Builder<'a> {
         self.plane = u64::from(params.chunk_count) * width;
         params.plane = self.plane as u32;
         params.sums = (self.plane * 2) as u32;
-        params.value_count = n as f32;
-        params.rate = rate as f32;
-        params.keep = keep as f32;
-        params.variance_factor = self.config.running_variance.factor(n) as f32;
         self.path = match (self.walk, self.fused) {
             (Walk::Rows, true) => {
                 "one workgroup per channel does everything in one dispatch, as a channel is short"
@@ -896,7 +952,9 @@ impl<'a> Builder<'a> {
     fn push(&mut self, kernel: Kernel, slots: Slots, workgroup_count: u64, bytes_moved: u64) {
         let config = self.config;
         let group_size = match kernel {
-            Kernel::FinalizeStatistics | Kernel::FinalizeGradients => self.group_size(),
+            Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::MergeParts => {
+                self.group_size()
+            }
             _ => 1,
         };
         let params = Params { workgroup_count: workgroup_count as u32, ..self.params };
@@ -952,36 +1010,48 @@ impl<'a> Builder<'a> {
         if self.empty {
             return;
         }
-        let update = self.config.update;
-        let cumulative = update == Update::Cumulative;
-        let updates = update != Update::None;
-        let e = self.tensor_size;
-        if cumulative {
-            self.push(Kernel::CountBatch, Slots::of(&[Slot::Batches]), 1, 8);
-        }
-        let settled = Slots::of(&[Slot::X, Slot::Saved])
-            .with(updates, Slot::RunningMean)
-            .with(updates, Slot::RunningVar)
-            .with(cumulative, Slot::Batches);
         let (output, bytes) = self.output(false);
-        let all = settled.union(output);
+        let all = output.union(self.settled()).with(true, Slot::X);
         if self.fused && self.fits(all) {
             let kernel = self.pick(Kernel::RowsForward, Kernel::ColumnsForward);
-            self.push(kernel, all, self.across, 2 * e + bytes);
-            return;
+            self.push(kernel, all, self.across, 2 * self.tensor_size + bytes);
+        } else {
+            self.split();
+            self.measure(self.settled().with(true, Slot::X));
+            self.apply();
         }
-        self.split();
-        self.measure(settled);
+        self.count_batch();
+    }
+
+    /// What statistics settle into.
+    fn settled(&self) -> Slots {
+        let update = self.config.update;
+        Slots::of(&[Slot::Saved])
+            .with(update != Update::None, Slot::RunningMean)
+            .with(update != Update::None, Slot::RunningVar)
+            .with(update == Update::Cumulative, Slot::Batches)
+    }
+
+    /// Last, as whether the batch was empty stands in what is saved.
+    fn count_batch(&mut self) {
+        if self.config.update == Update::Cumulative {
+            self.push(Kernel::CountBatch, Slots::of(&[Slot::Saved, Slot::Batches]), 1, 12);
+        }
+    }
+
+    /// From `x` and what is saved to `y`.
+    fn apply(&mut self) {
+        let (output, bytes) = self.output(false);
         let slots = output.union(Slots::of(&[Slot::X, Slot::Saved]));
-        let normalize = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
-        self.push(normalize, slots, self.sweep_workgroups(), e + bytes);
+        let kernel = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
+        self.push(kernel, slots, self.sweep_workgroups(), self.tensor_size + bytes);
     }
 
     /// What a forward does with normalized values: the slots, and the bytes it moves in them.
     fn output(&mut self, frozen: bool) -> (Slots, u64) {
-        let Config { activation, residual, .. } = *self.config;
+        let Config { residual, .. } = *self.config;
         let mask = self.config.uses_mask(frozen);
-        if activation != Activation::None && mask {
+        if mask {
             self.slope = Some(
                 "is written as one bit per value, as a backward would have to read more than that",
             );
@@ -1013,6 +1083,27 @@ impl<'a> Builder<'a> {
         };
         let slots = slots.with(true, Slot::X).with(residual, Slot::Z);
         (self.affine(slots), e * (1 + u64::from(residual)))
+    }
+
+    fn finalize(&mut self) {
+        if self.params.channel_count == 0 {
+            return;
+        }
+        // Parts are merged as partials: one chunk each, one partial in a chunk.
+        (self.params.chunk_count, self.params.per_chunk) = (self.part_count, 1);
+        self.path = "the statistics of all parts, merged";
+        let slots = self.settled().with(self.part_count > 0, Slot::Parts);
+        // Four planes of f32, whatever the tensors' element.
+        let bytes = 16 * u64::from(self.part_count) * u64::from(self.params.channel_count);
+        self.push(Kernel::MergeParts, slots, self.finalize_workgroups(), bytes);
+        self.count_batch();
+    }
+
+    fn normalize(&mut self) {
+        if !self.empty {
+            self.path = "one pass with the saved statistics";
+            self.apply();
+        }
     }
 
     /// Partial statistics, then their merge into the slots of `settled`.
@@ -1069,46 +1160,106 @@ impl<'a> Builder<'a> {
         if self.params.channel_count == 0 || !wanted.any() {
             return;
         }
-        let e = self.tensor_size;
         let parameters = wanted.parameters();
         if self.empty {
             self.zero_gradients(parameters);
             return;
         }
         let centered = dx || dgamma;
-        let (incoming, incoming_size) = self.incoming(false);
-        let inputs = incoming.with(centered, Slot::X).with(centered, Slot::Saved);
-        let x_size = e * u64::from(inputs.contains(Slot::X));
-        let output =
-            Slots::default().with(dx, Slot::Dx).with(dx && self.config.affine.gamma, Slot::Gamma);
-        let reduce_size = x_size + incoming_size + e * u64::from(dz);
-        // What the second pass takes for dy: dz where that is kept.
-        let (again, again_size) = match dz {
-            true => (Slots::of(&[Slot::Dz]), e),
-            false => (incoming, incoming_size),
-        };
-        let gradient_size = if dx { 2 * e + again_size } else { 0 };
-        let all = inputs.union(output).union(parameters).with(dz, Slot::Dz);
-        if self.fused && self.fits(all) {
-            let kernel = self.pick(Kernel::RowsBackward, Kernel::ColumnsBackward);
-            self.push(kernel, all, self.across, reduce_size + gradient_size);
+        if self.fused && self.fuse_gradients(wanted, centered, parameters) {
             return;
         }
         self.split();
+        self.sum(centered, dz, parameters, dx || dgamma || dbeta);
+        if dx {
+            self.slope(dz, Slot::Scratch);
+        }
+    }
+
+    /// Sums and gradients in one dispatch, unless that would bind too many buffers.
+    fn fuse_gradients(&mut self, wanted: Wanted, centered: bool, results: Slots) -> bool {
+        let Wanted { dx, dz, .. } = wanted;
+        let (inputs, size) = self.gradient_inputs(centered);
+        let slots = inputs.union(results).with(dz, Slot::Dz);
+        let slots = if dx { slots.union(self.gradient_output()) } else { slots };
+        if !self.fits(slots) {
+            return false;
+        }
+        let e = self.tensor_size;
+        // The second pass takes dz for dy, where that is kept.
+        let again = if dz { 2 * e } else { size };
+        let bytes = size + if dz { e } else { 0 } + if dx { again + e } else { 0 };
+        let kernel = self.pick(Kernel::RowsBackward, Kernel::ColumnsBackward);
+        self.push(kernel, slots, self.across, bytes);
+        true
+    }
+
+    /// What gradients are made of, and the bytes read of it; `x` only where it matters.
+    fn gradient_inputs(&mut self, centered: bool) -> (Slots, u64) {
+        let (incoming, size) = self.incoming(false);
+        let slots = incoming.with(centered, Slot::X).with(centered, Slot::Saved);
+        (slots, size + self.tensor_size * u64::from(slots.contains(Slot::X)))
+    }
+
+    fn gradient_output(&self) -> Slots {
+        Slots::of(&[Slot::Dx]).with(self.config.affine.gamma, Slot::Gamma)
+    }
+
+    /// Partial sums, and `dz` on the way; then, if `merges`, their merge into the slots of `results`.
+    fn sum(&mut self, centered: bool, dz: bool, results: Slots, merges: bool) {
         self.scratch = self.gradient_scratch();
         let partials = self.partials();
         let kernel = self.pick(Kernel::RowsReduce, Kernel::ColumnsReduce);
+        let (inputs, size) = self.gradient_inputs(centered);
         let slots = inputs.with(true, Slot::Scratch).with(dz, Slot::Dz);
-        self.push(kernel, slots, self.sweep_workgroups(), reduce_size + partials);
-        if dx || dgamma || dbeta {
-            let slots = parameters.with(true, Slot::Scratch).with(dgamma, Slot::Saved);
+        let bytes = size + if dz { self.tensor_size } else { 0 } + partials;
+        self.push(kernel, slots, self.sweep_workgroups(), bytes);
+        if merges {
+            let scaled = results.contains(Slot::Dgamma);
+            let slots = results.with(true, Slot::Scratch).with(scaled, Slot::Saved);
             self.push(Kernel::FinalizeGradients, slots, self.finalize_workgroups(), partials);
         }
+    }
+
+    /// `dx`, from merged sums in the slot `sums`; from `dz`, where an earlier pass has kept it.
+    fn slope(&mut self, dz: bool, sums: Slot) {
+        let (inputs, size) = match dz {
+            true => (Slots::of(&[Slot::X, Slot::Saved, Slot::Dz]), 2 * self.tensor_size),
+            false => self.gradient_inputs(true),
+        };
+        let kernel = self.pick(Kernel::RowsGradient, Kernel::ColumnsGradient);
+        let slots = inputs.union(self.gradient_output()).with(true, sums);
+        self.push(kernel, slots, self.sweep_workgroups(), size + self.tensor_size);
+    }
+
+    fn reduce(&mut self) {
+        let wanted @ Wanted { dx: sums, dz, dgamma, .. } =
+            Wanted { dx: self.config.gradients.x, ..self.wanted() };
+        let results = wanted.parameters().with(sums, Slot::Sums);
+        if self.params.channel_count == 0 || (results == Slots::default() && !dz) {
+            return;
+        }
+        if self.empty {
+            self.zero_gradients(results);
+            return;
+        }
+        let centered = sums || dgamma;
+        if self.fused {
+            self.path = "one workgroup per channel, or lanes over channels, in one dispatch";
+            if self.fuse_gradients(Wanted { dx: false, ..wanted }, centered, results) {
+                return;
+            }
+            self.split();
+        }
+        self.path = "partial sums of every channel, then a merge of them";
+        self.sum(centered, dz, results, results != Slots::default());
+    }
+
+    fn gradient(&mut self) {
+        let Wanted { dx, dz, .. } = self.wanted();
         if dx {
-            let kernel = self.pick(Kernel::RowsGradient, Kernel::ColumnsGradient);
-            let slots =
-                again.union(output).union(Slots::of(&[Slot::X, Slot::Saved, Slot::Scratch]));
-            self.push(kernel, slots, self.sweep_workgroups(), gradient_size);
+            self.path = "one pass with the sums of all shards";
+            self.slope(dz, Slot::Sums);
         }
     }
 
@@ -1188,11 +1339,14 @@ impl<'a> Builder<'a> {
         if passes { self.config.activation.into() } else { Epilogue::None }
     }
 
-    /// No value, no gradient: `dgamma = dbeta = 0`, by merging no partials at all.
-    fn zero_gradients(&mut self, parameters: Slots) {
-        if parameters != Slots::default() && !self.config.gradients.accumulate {
-            self.path = "an empty batch: the parameter gradients are zero";
-            self.push(Kernel::FinalizeGradients, parameters, self.finalize_workgroups(), 0);
+    /// No value, no gradient: `dgamma = dbeta = 0`, and so are sums, by merging no partials at all.
+    /// Zeros are added to nothing.
+    fn zero_gradients(&mut self, results: Slots) {
+        let sums = Slots::default().with(results.contains(Slot::Sums), Slot::Sums);
+        let results = if self.config.gradients.accumulate { sums } else { results };
+        if results != Slots::default() {
+            self.path = "an empty batch: the parameter gradients and sums are zero";
+            self.push(Kernel::FinalizeGradients, results, self.finalize_workgroups(), 0);
         }
     }
 }

@@ -96,7 +96,7 @@ pub fn train(
             Update::Cumulative => 1.0 / running.batches as f64,
             Update::None => 0.0,
         };
-        let factor = config.running_variance.factor(view.count as u64);
+        let factor = config.running_variance.factor(view.count as f64);
         for c in 0..view.channels {
             let finite = mean[c].is_finite() && var[c].is_finite();
             if finite || config.non_finite == NonFinite::Propagate {
@@ -176,7 +176,7 @@ pub fn statistics(x: ArrayViewD<'_, f64>, axis: ChannelAxis) -> Result<Moments, 
     // No number of a config matters.
     let view = View::new(&input, &Config::pytorch())?;
     let (mean, var) = view.moments();
-    Ok(Moments::new(view.count as u64, mean.to_vec(), var.to_vec())
+    Ok(Moments::new(view.count as f64, mean.to_vec(), var.to_vec())
         .expect("bug: as many variances as means, and they are sums of squares"))
 }
 

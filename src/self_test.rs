@@ -488,7 +488,8 @@ impl Questions<'_> {
         let means = floats(&per_channel(&mean));
         let ones = vec![1.0; channels];
         let rests = per_channel(&|c| mean(c) - narrow(c));
-        let saved = [means.clone(), floats(&rests), vec![0.5; channels]].concat();
+        let saved =
+            [means.clone(), floats(&rests), vec![0.5; channels], vec![n as f32; channels]].concat();
         let mut inputs = vec![
             (Slot::X, Source::Floats(&x)),
             (Slot::Dy, Source::Floats(&dy)),
@@ -505,7 +506,11 @@ impl Questions<'_> {
         let statistics = |slot, third| {
             answer(
                 slot,
-                (0..2 * channels).map(|i| (if i < channels { mean(i) } else { third }, 1.0)),
+                (0..3 * channels).map(|i| match i / channels {
+                    0 => (mean(i), 1.0),
+                    1 => (third, 1.0),
+                    _ => (n, 0.0),
+                }),
             )
         };
         let y = per_value(&|c, s| gamma(c) * 0.5 * s + beta(c));
@@ -584,7 +589,7 @@ fn wide(values: &[f32]) -> Vec<f64> {
 
 /// Values as they are compared: the mean and its remainder as one number.
 fn compared(slot: Slot, got: &[f32]) -> Vec<f64> {
-    let c = got.len() / 3;
+    let c = got.len() / 4;
     match slot {
         Slot::Batches => got.iter().map(|v| f64::from(v.to_bits())).collect(),
         // An infinite mean has no remainder.
@@ -758,7 +763,13 @@ impl Hostile {
         let mean = (0..self.channels).map(|c| (batch.mean[c], sizes[c].reach));
         let variance =
             (0..self.channels).map(|c| (batch.var[c], spread(batch.var[c], sizes[c].reach)));
-        answer(Slot::Moments, mean.chain(variance))
+        answer(Slot::Moments, mean.chain(variance).chain(self.counts()))
+    }
+
+    /// Exact, in every channel.
+    fn counts(&self) -> impl Iterator<Item = (f64, f64)> + use<> {
+        let n = self.geometry.values_per_channel() as f64;
+        (0..self.channels).map(move |_| (n, 0.0))
     }
 
     /// What the oracle would have saved.
@@ -768,7 +779,8 @@ impl Hostile {
         let rest =
             batch.mean.iter().zip(&mean).map(|(whole, &mean)| (whole - f64::from(mean)) as f32);
         let rest: Vec<f32> = rest.collect();
-        [mean, rest, floats(&batch.inv_std.to_vec())].concat()
+        let count = self.counts().map(|(n, _)| n as f32).collect();
+        [mean, rest, floats(&batch.inv_std.to_vec()), count].concat()
     }
 
     /// What a training forward and backward must give.
@@ -801,7 +813,7 @@ impl Hostile {
         let batches = if self.config.update == Update::Cumulative { BATCHES + 1 } else { 0 };
         let forward = [
             answer(Slot::Y, y),
-            answer(Slot::Saved, mean.chain(inv_std)),
+            answer(Slot::Saved, mean.chain(inv_std).chain(self.counts())),
             answer(Slot::RunningMean, running_mean),
             answer(Slot::RunningVar, running_var),
             // Zero where the slot is not there.
@@ -947,7 +959,7 @@ mod tests {
     const BROKEN: [(&str, [&str; 2], &str); 30] = [
         ("a reduction that drops a lane", ["m = merge(m, Moments(tree_count[other]", "m = merge(m, Moments(0u * tree_count[other]"], "forward"),
         ("a reduction of sums that drops a lane", ["s = Sums(s.dy + tree_dy[other]", "s = Sums(s.dy + 0.0 * tree_dy[other]"], "backward"),
-        ("a wrong merge weight", ["f32(b.count) / f32(max(count, 1u))", "0.5"], "forward"),
+        ("a wrong merge weight", ["f32(b.count) / f32(count)", "0.5"], "forward"),
         ("a merge that forgets how far the means lie apart", ["(b.variance - a.variance) + apart", "(b.variance - a.variance) + 0.0 * apart"], "forward"),
         ("a dropped last chunk of a channel", ["return params.chunk_count * params.per_chunk;", "return max(params.chunk_count, 2u) * params.per_chunk - params.per_chunk;"], "statistics"),
         ("a dropped last step of a row", ["let end = min(begin + params.chunk, params.step_count);", "let end = min(begin + params.chunk, params.step_count - 1u);"], "inference"),
@@ -970,8 +982,8 @@ mod tests {
         ("opaque is seen through", ["return bitcast<f32>(bitcast<u32>(v) ^ params.zero);", "return bitcast<f32>(bitcast<u32>(v) ^ (params.zero & 0u));"], "device"),
         ("loops end silently", ["done < asked", "done < min(asked, 10000u)"], "device"),
         ("running statistics by the wrong weight", ["load_running_mean(channel) * keep + center.mean * rate", "load_running_mean(channel) * rate + center.mean * keep"], "forward"),
-        ("a biased running variance", ["variance * params.variance_factor", "variance"], "forward"),
-        ("a count that is not counted", ["load_batches(0u) + 1u", "load_batches(0u)"], "forward"),
+        ("a biased running variance", ["m.variance * variance_factor(f32(m.count))", "m.variance"], "forward"),
+        ("a count that is not counted", ["store_batches(0u, load_batches(0u) + 1u)", "store_batches(0u, load_batches(0u))"], "forward"),
         ("non-finite statistics that are not kept out", ["if KEEP_NON_FINITE &&", "if false &&"], "forward"),
         ("gradients that do not accumulate", ["select(0.0, load_dbeta(channel), ACCUMULATE)", "0.0"], "frozen_backward"),
         ("a gradient without its slope", ["let factor = i * (s.dyx * i / n);", "let factor = 0.0;"], "backward"),

@@ -122,6 +122,7 @@ const GRADIENT: &[(Slot, Access)] = &[
     (Slot::Gamma, Read),
     (Slot::Beta, Read),
     (Slot::Saved, Read),
+    (Slot::Sums, Read),
     (Slot::Scratch, Read),
 ];
 const BACKWARD: &[(Slot, Access)] = &[
@@ -136,6 +137,7 @@ const BACKWARD: &[(Slot, Access)] = &[
     (Slot::Dgamma, Writes),
     (Slot::Dbeta, Writes),
     (Slot::Saved, Read),
+    (Slot::Sums, Writes),
 ];
 const FROZEN: &[(Slot, Access)] = &[
     (Slot::X, Read),
@@ -154,7 +156,9 @@ const FROZEN: &[(Slot, Access)] = &[
 fn row(kernel: Kernel) -> Row {
     let row = |source, parts, slots| Row { source, parts, slots };
     match kernel {
-        Kernel::CountBatch => row(wgsl!("count_batch"), &[], &[(Slot::Batches, Writes)]),
+        Kernel::CountBatch => {
+            row(wgsl!("count_batch"), &[], &[(Slot::Saved, Read), (Slot::Batches, Writes)])
+        }
         Kernel::RowsStatistics => row(
             wgsl!("rows_statistics"),
             &[MOMENTS, TREE_MOMENTS, ROWS, ROWS_STATISTICS],
@@ -176,6 +180,17 @@ fn row(kernel: Kernel) -> Row {
                 (Slot::Batches, Read),
                 (Slot::Moments, Writes),
                 (Slot::Scratch, Read),
+            ],
+        ),
+        Kernel::MergeParts => row(
+            wgsl!("merge_parts"),
+            &[CENTER, MOMENTS, TREE_MOMENTS, PARTIALS, SETTLE],
+            &[
+                (Slot::Saved, Writes),
+                (Slot::RunningMean, Writes),
+                (Slot::RunningVar, Writes),
+                (Slot::Batches, Read),
+                (Slot::Parts, Read),
             ],
         ),
         Kernel::RowsNormalize => {
@@ -208,6 +223,7 @@ fn row(kernel: Kernel) -> Row {
                 (Slot::Dbeta, Writes),
                 (Slot::Saved, Read),
                 (Slot::RunningVar, Read),
+                (Slot::Sums, Writes),
                 (Slot::Scratch, Writes),
             ],
         ),
@@ -359,6 +375,11 @@ impl Stored {
     }
 }
 
+/// What values are counted with: those of a tensor by whole numbers, those of parts as they come.
+fn count_type(variant: &Variant) -> &'static str {
+    if variant.kernel == Kernel::MergeParts { "f32" } else { "u32" }
+}
+
 /// The complete WGSL of a variant. Its overrides are [`constants`].
 pub fn source(variant: &Variant) -> String {
     let row = row(variant.kernel);
@@ -372,6 +393,7 @@ pub fn source(variant: &Variant) -> String {
         Element::F16 => text.extend([F16, halves]),
         Element::Bf16 => text.extend([BF16, halves]),
     }
+    let _ = writeln!(text, "alias Count = {};", count_type(variant));
     let masked = variant.slots.contains(Slot::Mask);
     text.push_str(if masked { BITS } else { "" });
     let bindings = bindings(variant);

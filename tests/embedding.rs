@@ -181,7 +181,7 @@ fn statistics_of_an_empty_batch_are_zeros() {
             let case = Case::new(&shape, axis, config);
             let data = Data::random(case.geometry(), 1, 0.0, 1.0);
             let moments = runner::statistics(gpu, &case, &data);
-            let zeros = vec![0u32; 3 * case.geometry().channels() as usize];
+            let zeros = vec![0u32; 4 * case.geometry().channels() as usize];
             assert_eq!(bits(&moments), zeros, "{case}");
         }
     }
@@ -195,9 +195,8 @@ fn accumulating_twice_is_adding() {
         let once = runner::train(gpu, &case, &data);
         let gradients = Gradients { accumulate: true, ..Gradients::ALL };
         let case = Case { config: Config { gradients, ..case.config.clone() }, ..case };
-        let saved = [once.mean.clone(), once.rest.clone(), once.inv_std.clone()].concat();
         let mut inputs = runner::inputs(&data);
-        inputs.insert(Slot::Saved, bits(&saved));
+        inputs.insert(Slot::Saved, bits(&once.saved()));
         inputs.insert(Slot::Dgamma, bits(&once.dgamma));
         inputs.insert(Slot::Dbeta, bits(&once.dbeta));
         let plan = runner::plan::<Backward>(gpu, &case).unwrap();
@@ -360,7 +359,7 @@ fn lives_between_a_callers_dispatches() {
     let (x, y) = (upload(&data.x), upload(&[0.0; 64]));
     let (gamma, beta) = (upload(&data.gamma), upload(&data.beta));
     let (mean, var) = (upload(&data.running_mean), upload(&data.running_var));
-    let saved = upload(&[0.0; 6]);
+    let saved = upload(&[0.0; 8]);
     let prepared = gpu.kernels().prepare(runner::plan::<Train>(gpu, &case).unwrap()).unwrap();
     let bound = prepared
         .bind(&TrainBuffers {

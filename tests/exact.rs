@@ -57,7 +57,8 @@ fn mean_and_variance_of_exact_fill() {
                 let close = exactly(&r.running_var, &variance);
                 assert!(close.is_good(), "{case}: variance {:?}", r.running_var);
                 let alone = runner::statistics(gpu, &case, &data);
-                let expected = [means, vec![0.0; c], variance].concat();
+                let n = case.geometry().values_per_channel() as f32;
+                let expected = [means, vec![0.0; c], variance, vec![n; c]].concat();
                 assert!(exactly(&alone, &expected).is_good(), "{case}: moments {alone:?}");
             }
         }
@@ -94,7 +95,8 @@ fn constant_channels_give_exactly_beta() {
                 );
             }
             let firsts: Vec<f32> = (0..c).map(|channel| data.x[channel * inner]).collect();
-            let expected = [firsts, vec![0.0; 2 * c]].concat();
+            let expected =
+                [firsts, vec![0.0; 2 * c], vec![g.values_per_channel() as f32; c]].concat();
             let moments = runner::statistics(gpu, &case, &data);
             assert!(exactly(&moments, &expected).is_good(), "{case}: moments {moments:?}");
         }
@@ -117,7 +119,7 @@ fn single_values() {
         assert!(r.running_var.iter().all(|v| v.is_finite()));
         // Statistics need no permission: there is nothing to normalize.
         let case = Case { config: Config::pytorch(), ..case };
-        let expected = [data.x.clone(), vec![0.0; 2 * 37]].concat();
+        let expected = [data.x.clone(), vec![0.0; 2 * 37], vec![1.0; 37]].concat();
         assert!(exactly(&runner::statistics(gpu, &case, &data), &expected).is_good());
     }
 }

@@ -74,6 +74,7 @@ impl World {
             mean: Array1::zeros(C),
             rest: Array1::zeros(C),
             inv_std: Array1::ones(C),
+            count: Array1::from_elem(C, 200.0),
         };
         let running = RunningStatistics::new(C);
         Self { gpu: gpu.clone(), x, config, running, saved, layer }
@@ -123,7 +124,7 @@ const CALLS: [(&str, Call); 16] = [
     ("BatchNorm::state", |w| w.layer.state_blocking().map(drop)),
     ("BatchNorm::load", |w| w.layer.load(&LayerState::new(C))),
     ("BatchNorm::set_running", |w| {
-        w.layer.set_running(&Moments::new(2, vec![0.0; C], vec![1.0; C]).unwrap())
+        w.layer.set_running(&Moments::new(2.0, vec![0.0; C], vec![1.0; C]).unwrap())
     }),
     ("BatchNorm::re_estimate", |w| w.layer.re_estimate_blocking([w.x.view()]).map(drop)),
 ];

@@ -130,8 +130,7 @@ fn every_distribution() {
                 note(compare_training(&case, &data, &runner::train(gpu, &case, &data)));
                 note(compare_frozen(&case, &data, &runner::frozen(gpu, &case, &data)));
                 let slot = runner::statistics(gpu, &case, &data);
-                let n = case.geometry().values_per_channel();
-                let moments = Moments::from_slot(n, &slot).unwrap();
+                let moments = Moments::from_slot(&slot).unwrap();
                 note(compare_statistics(&case, &data, &moments));
                 let variance = moments.variance(RunningVariance::Population);
                 let result = compare::within(&variance, &exact, &promise);

@@ -18,6 +18,7 @@ mod properties;
 mod reference;
 mod shaders;
 mod sweep;
+mod sync;
 mod webgpu;
 
 #[global_allocator]

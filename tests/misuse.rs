@@ -8,11 +8,12 @@ use ndarray::{Array1, ArrayD};
 use wgpu_batchnorm::fold::{FoldError, Layer, Norm, WeightLayout, fold};
 use wgpu_batchnorm::{
     Affine, Backward, BackwardBuffers, BatchNorm, BindError, Caps, ChannelAxis, Config,
-    ConfigError, FrozenBackward, FrozenBackwardBuffers, Geometry, GeometryError, Gpu, Gradients,
-    HostError, Infer, InferBuffers, Input, Kernel, Kernels, LayerState, MAX_ITERATIONS, Memory,
-    Moments, MomentsError, Operation, Plan, PlanError, PrepareError, Prepared, RunningStatistics,
-    RunningVariance, SavedStatistics, SingleValue, Slot, SlotMemory, Statistics, StatisticsBuffers,
-    Train, TrainBuffers, Tuning, Update, wgpu,
+    ConfigError, Finalize, FinalizeBuffers, FrozenBackward, FrozenBackwardBuffers, Geometry,
+    GeometryError, Gpu, Gradient, GradientBuffers, Gradients, HostError, Infer, InferBuffers,
+    Input, Kernel, Kernels, LayerState, MAX_ITERATIONS, Memory, Moments, MomentsError, Normalize,
+    NormalizeBuffers, Operation, Plan, PlanError, PrepareError, Prepared, Reduce, ReduceBuffers,
+    RunningStatistics, RunningVariance, SavedStatistics, SingleValue, Slot, SlotMemory, Statistics,
+    StatisticsBuffers, Train, TrainBuffers, Tuning, Update, wgpu,
 };
 
 struct Bench {
@@ -92,7 +93,7 @@ impl Buffers {
             y: bench.buffer(TENSOR),
             gamma: bench.buffer(CHANNELS),
             beta: bench.buffer(CHANNELS),
-            saved: bench.buffer(3 * CHANNELS),
+            saved: bench.buffer(4 * CHANNELS),
             mean: bench.buffer(CHANNELS),
             var: bench.buffer(CHANNELS),
             batches: bench.buffer(4),
@@ -162,7 +163,7 @@ fn wrong_memory_is_refused() {
         (TrainBuffers { y: none(), ..b.train() }, missing(Slot::Y, TENSOR)),
         (TrainBuffers { gamma: none(), ..b.train() }, missing(Slot::Gamma, CHANNELS)),
         (TrainBuffers { beta: none(), ..b.train() }, missing(Slot::Beta, CHANNELS)),
-        (TrainBuffers { saved: none(), ..b.train() }, missing(Slot::Saved, 3 * CHANNELS)),
+        (TrainBuffers { saved: none(), ..b.train() }, missing(Slot::Saved, 4 * CHANNELS)),
         (TrainBuffers { running_mean: none(), ..b.train() }, missing(Slot::RunningMean, CHANNELS)),
         (TrainBuffers { running_var: none(), ..b.train() }, missing(Slot::RunningVar, CHANNELS)),
         (TrainBuffers { scratch: none(), ..b.train() }, missing(Slot::Scratch, scratch_size)),
@@ -171,7 +172,7 @@ fn wrong_memory_is_refused() {
         (TrainBuffers { gamma: (&small).into(), ..b.train() }, too_small(Slot::Gamma, CHANNELS, 8)),
         (
             TrainBuffers { saved: (&b.mean).into(), ..b.train() },
-            too_small(Slot::Saved, 3 * CHANNELS, CHANNELS),
+            too_small(Slot::Saved, 4 * CHANNELS, CHANNELS),
         ),
         (
             TrainBuffers { scratch: (&small).into(), ..b.train() },
@@ -184,7 +185,7 @@ fn wrong_memory_is_refused() {
         (TrainBuffers { beta: beyond.into(), ..b.train() }, too_small(Slot::Beta, CHANNELS, 0)),
         (
             TrainBuffers { saved: lying.into(), ..b.train() },
-            too_small(Slot::Saved, 3 * CHANNELS, CHANNELS),
+            too_small(Slot::Saved, 4 * CHANNELS, CHANNELS),
         ),
         (
             TrainBuffers { x: twice.slice(4..).into(), ..b.train() },
@@ -389,12 +390,12 @@ fn every_operation_checks_every_slot() {
     let with = |moments| StatisticsBuffers { moments, ..good.clone() };
     assert_eq!(
         statistics.bind(&with((&b.mean).into())).unwrap_err(),
-        BindError::TooSmall { slot: Slot::Moments, required: 3 * CHANNELS, available: CHANNELS }
+        BindError::TooSmall { slot: Slot::Moments, required: 4 * CHANNELS, available: CHANNELS }
     );
     let overlap = statistics.bind(&with((&b.x).into())).unwrap_err();
     assert!(matches!(overlap, BindError::Overlap { a: Slot::X, b: Slot::Moments, .. }));
     // One buffer for x and moments is what an arena is for.
-    let arena = bench.buffer(TENSOR.next_multiple_of(256) + 3 * CHANNELS);
+    let arena = bench.buffer(TENSOR.next_multiple_of(256) + 4 * CHANNELS);
     let together = StatisticsBuffers {
         x: arena.slice(..TENSOR).into(),
         moments: arena.slice(TENSOR.next_multiple_of(256)..).into(),
@@ -405,6 +406,115 @@ fn every_operation_checks_every_slot() {
         BindError::SharedBuffer { a: Slot::X, b: Slot::Moments }
     );
     prepare(&Config { memory: Memory::Arena, ..config.clone() }).bind(&together).unwrap();
+}
+
+/// The operations of a batch in shards check every slot too.
+#[test]
+fn memory_of_shards_is_checked() {
+    let bench = Bench::new();
+    let b = Buffers::new(&bench);
+    let config = Config::keras();
+    let kernels = &bench.kernels;
+    let too_small = |slot, required, available| BindError::TooSmall { slot, required, available };
+    let missing = |slot, required| BindError::Missing { slot, required };
+    let none = SlotMemory::default;
+    let [dx, dy] = [bench.buffer(TENSOR), bench.buffer(TENSOR)];
+    let [dgamma, dbeta] = [bench.buffer(CHANNELS), bench.buffer(CHANNELS)];
+    let (sums, parts) = (bench.buffer(2 * CHANNELS), bench.buffer(5 * 4 * CHANNELS));
+
+    let five = Geometry::new(&[5, 3], ChannelAxis::Last).unwrap();
+    let six = Geometry::new(&[6, 3], ChannelAxis::Last).unwrap();
+    let finalize = |geometry, config: &Config| {
+        kernels.prepare(Plan::<Finalize>::new(geometry, config, kernels.caps()).unwrap()).unwrap()
+    };
+    let good = FinalizeBuffers {
+        parts: (&parts).into(),
+        saved: (&b.saved).into(),
+        running_mean: (&b.mean).into(),
+        running_var: (&b.var).into(),
+        batches: none(),
+    };
+    finalize(five, &config).bind(&good).unwrap();
+    let with = |buffers: FinalizeBuffers<'_>| finalize(five, &config).bind(&buffers).unwrap_err();
+    assert_eq!(
+        finalize(six, &config).bind(&good).unwrap_err(),
+        too_small(Slot::Parts, 6 * 4 * CHANNELS, 5 * 4 * CHANNELS)
+    );
+    assert_eq!(
+        with(FinalizeBuffers { parts: none(), ..good.clone() }),
+        missing(Slot::Parts, 5 * 4 * CHANNELS)
+    );
+    assert_eq!(
+        with(FinalizeBuffers { saved: (&b.mean).into(), ..good.clone() }),
+        too_small(Slot::Saved, 4 * CHANNELS, CHANNELS)
+    );
+    let overlap = with(FinalizeBuffers { saved: (&parts).into(), ..good.clone() });
+    assert!(matches!(overlap, BindError::Overlap { a: Slot::Saved, b: Slot::Parts, .. }));
+    let still = Config { update: Update::None, ..config.clone() };
+    let unused = finalize(five, &still).bind(&good).unwrap_err();
+    assert!(matches!(unused, BindError::Unused { slot: Slot::RunningMean, .. }));
+    let counting = Config { update: Update::Cumulative, ..config.clone() };
+    assert_eq!(finalize(five, &counting).bind(&good).unwrap_err(), missing(Slot::Batches, 4));
+
+    let plan = Plan::<Normalize>::new(geometry(), &config, kernels.caps()).unwrap();
+    let normalize = kernels.prepare(plan).unwrap();
+    let good = NormalizeBuffers {
+        x: (&b.x).into(),
+        y: (&b.y).into(),
+        gamma: (&b.gamma).into(),
+        beta: (&b.beta).into(),
+        saved: (&b.saved).into(),
+        ..Default::default()
+    };
+    normalize.bind(&good).unwrap();
+    let error = normalize.bind(&NormalizeBuffers { saved: none(), ..good }).unwrap_err();
+    assert_eq!(error, missing(Slot::Saved, 4 * CHANNELS));
+
+    let reduce = |config: &Config| {
+        let plan = Plan::<Reduce>::new(geometry(), config, kernels.caps()).unwrap();
+        kernels.prepare(plan).unwrap()
+    };
+    let good = ReduceBuffers {
+        x: (&b.x).into(),
+        dy: (&dy).into(),
+        dgamma: (&dgamma).into(),
+        dbeta: (&dbeta).into(),
+        saved: (&b.saved).into(),
+        sums: (&sums).into(),
+        scratch: (&b.scratch).into(),
+        ..Default::default()
+    };
+    reduce(&config).bind(&good).unwrap();
+    let small = ReduceBuffers { sums: (&dgamma).into(), dgamma: none(), ..good.clone() };
+    let only_x = Gradients { gamma: false, ..Gradients::ALL };
+    let error = reduce(&Config { gradients: only_x, ..config.clone() }).bind(&small).unwrap_err();
+    assert_eq!(error, too_small(Slot::Sums, 2 * CHANNELS, CHANNELS));
+    let no_x = Gradients { x: false, ..Gradients::ALL };
+    let error = reduce(&Config { gradients: no_x, ..config.clone() }).bind(&good).unwrap_err();
+    let reason = "the config does not ask for dx";
+    assert_eq!(error, BindError::Unused { slot: Slot::Sums, reason });
+
+    let plan = Plan::<Gradient>::new(geometry(), &config, kernels.caps()).unwrap();
+    let gradient = kernels.prepare(plan).unwrap();
+    let good = GradientBuffers {
+        x: (&b.x).into(),
+        dy: (&dy).into(),
+        dx: (&dx).into(),
+        gamma: (&b.gamma).into(),
+        saved: (&b.saved).into(),
+        sums: (&sums).into(),
+        ..Default::default()
+    };
+    gradient.bind(&good).unwrap();
+    let error = gradient.bind(&GradientBuffers { sums: none(), ..good.clone() }).unwrap_err();
+    assert_eq!(error, missing(Slot::Sums, 2 * CHANNELS));
+    let error = gradient.bind(&GradientBuffers { dx: (&dy).into(), ..good }).unwrap_err();
+    assert!(matches!(error, BindError::Overlap { a: Slot::Dy, b: Slot::Dx, .. }));
+
+    // More parts than one invocation may look through.
+    let many = Geometry::new(&[20_000, 3], ChannelAxis::Last).unwrap();
+    let error = Plan::<Finalize>::new(many, &config, kernels.caps()).unwrap_err();
+    assert!(matches!(error, PlanError::Iterations { kernel: Kernel::MergeParts, .. }), "{error}");
 }
 
 #[test]
@@ -476,9 +586,9 @@ fn an_empty_batch_needs_no_memory() {
     let statistics = bench.kernels.prepare(plan).unwrap();
     assert_eq!(
         statistics.bind(&StatisticsBuffers::default()).unwrap_err(),
-        BindError::Missing { slot: Slot::Moments, required: 3 * CHANNELS }
+        BindError::Missing { slot: Slot::Moments, required: 4 * CHANNELS }
     );
-    let moments = bench.buffer(3 * CHANNELS);
+    let moments = bench.buffer(4 * CHANNELS);
     let moments = StatisticsBuffers { moments: (&moments).into(), ..Default::default() };
     statistics.bind(&moments).unwrap();
     let mut encoder = bench.device.create_command_encoder(&Default::default());
@@ -641,14 +751,14 @@ fn work_that_cannot_be_planned() {
         mistake(
             "saved over a binding",
             plan::<Train>(wide, &keras),
-            large(Slot::Saved, 3 << 26),
-            &["saved", "201326592", "134217728"],
+            large(Slot::Saved, 4 << 26),
+            &["saved", "268435456", "134217728"],
         ),
         mistake(
             "moments over a binding",
             plan::<Statistics>(wide, &keras),
-            large(Slot::Moments, 3 << 26),
-            &["moments", "201326592"],
+            large(Slot::Moments, 4 << 26),
+            &["moments", "268435456"],
         ),
         mistake("one value per channel", plan::<Train>(single, &keras), one(), &["SingleValue"]),
         mistake("the same in the backward", plan::<Backward>(single, &keras), one(), &["5"]),
@@ -734,8 +844,8 @@ fn plans_for_a_more_capable_device() {
         mistake(
             "a larger binding for saved",
             prepare(&bench, Plan::<Backward>::new(wide, &config, &folded).unwrap()),
-            too_large(Slot::Saved, 3 << 26),
-            &["saved", "201326592"],
+            too_large(Slot::Saved, 4 << 26),
+            &["saved", "268435456"],
         ),
         mistake(
             "more workgroups in a dimension",
@@ -930,14 +1040,14 @@ fn memory_of_every_operation() {
         mistake(
             "a backward without saved",
             backward.bind(&BackwardBuffers { saved: none(), ..k() }),
-            missing(Slot::Saved, 36),
-            &["saved", "36"],
+            missing(Slot::Saved, 48),
+            &["saved", "48"],
         ),
         mistake(
             "a mean for saved",
             backward.bind(&BackwardBuffers { saved: (&b.mean).into(), ..k() }),
-            too_small(Slot::Saved, 36, 12),
-            &["saved", "36", "12"],
+            too_small(Slot::Saved, 48, 12),
+            &["saved", "48", "12"],
         ),
         mistake(
             "scratch of a smaller shape",
@@ -1082,12 +1192,17 @@ fn arrays_that_do_not_fit() {
         gpu.forward_infer_blocking(&Input::new(x.view(), axis), running, &config)
     };
     let variance = |value| HostError::RunningVariance { channel: 1, value };
-    let saved = |lengths: [usize; 3]| {
-        let [mean, rest, inv_std] = lengths.map(Array1::ones);
-        let saved = SavedStatistics { mean, rest, inv_std };
+    let saved = |lengths: [usize; 4]| {
+        let [mean, rest, inv_std, count] = lengths.map(Array1::ones);
+        let saved = SavedStatistics { mean, rest, inv_std, count };
         gpu.backward_blocking(&Input::new(x.view(), axis), x.view(), &saved, &config)
     };
-    let fine = SavedStatistics { mean: three.clone(), rest: three.clone(), inv_std: three.clone() };
+    let fine = SavedStatistics {
+        mean: three.clone(),
+        rest: three.clone(),
+        inv_std: three.clone(),
+        count: three.clone(),
+    };
     let at = |axis| Input::new(x.view(), axis);
     let gamma = Input { gamma: Some(two.view()), ..at(axis) };
     let beta = Input { gamma: Some(three.view()), beta: Some(two.view()), ..at(axis) };
@@ -1156,17 +1271,18 @@ fn arrays_that_do_not_fit() {
         ),
         mistake(
             "a saved mean too short",
-            saved([2, 3, 3]),
+            saved([2, 3, 3, 3]),
             length(Slot::Saved, 2),
             &["saved", "2", "3"],
         ),
-        mistake("a saved rest too short", saved([3, 2, 3]), length(Slot::Saved, 2), &["saved"]),
+        mistake("a saved rest too short", saved([3, 2, 3, 3]), length(Slot::Saved, 2), &["saved"]),
         mistake(
             "a saved inverse deviation too short",
-            saved([3, 3, 0]),
+            saved([3, 3, 0, 3]),
             length(Slot::Saved, 0),
             &["saved", "0"],
         ),
+        mistake("saved counts too long", saved([3, 3, 3, 4]), length(Slot::Saved, 4), &["saved"]),
         mistake(
             "dy of another shape",
             gpu.backward_blocking(&Input::new(x.view(), axis), flat.view(), &fine, &config),
@@ -1311,13 +1427,13 @@ fn layers_refuse_what_does_not_fit() {
         ),
         mistake(
             "an infinite mean",
-            layer.set_running(&moments(f64::INFINITY, 1.0, 5)),
+            layer.set_running(&moments(f64::INFINITY, 1.0, 5.0)),
             not_finite(f32::INFINITY, 1.25),
             &["channel 1", "inf"],
         ),
         mistake(
             "a variance over f32",
-            layer.set_running(&moments(0.0, 1e39, 2)),
+            layer.set_running(&moments(0.0, 1e39, 2.0)),
             not_finite(0.0, f32::INFINITY),
             &["channel 1", "inf"],
         ),
@@ -1330,16 +1446,16 @@ fn layers_refuse_what_does_not_fit() {
 
 #[test]
 fn moments_that_do_not_fit() {
-    let mut one = Moments::new(u64::MAX, vec![1.0], vec![2.0]).unwrap();
+    let mut one = Moments::new(f64::MAX, vec![1.0], vec![2.0]).unwrap();
     let before = one.clone();
-    let count = one.merge(&Moments::new(2, vec![1.0], vec![1.0]).unwrap());
+    let count = one.merge(&before);
     let channels = one.merge(&Moments::empty(2));
     check(vec![
         mistake(
-            "more values than 64 bits count",
+            "more values than f64 counts",
             count,
-            MomentsError::Count { a: u64::MAX, b: 2 },
-            &["18446744073709551615", "2"],
+            MomentsError::Count { count: f64::INFINITY },
+            &["inf", ">= 0"],
         ),
         mistake(
             "other channels",
@@ -1349,21 +1465,27 @@ fn moments_that_do_not_fit() {
         ),
         mistake(
             "more variances than means",
-            Moments::new(1, vec![1.0], vec![1.0; 3]),
+            Moments::new(1.0, vec![1.0], vec![1.0; 3]),
             MomentsError::Channels { found: 3, expected: 1 },
             &["3", "1"],
         ),
         mistake(
             "a negative variance",
-            Moments::new(1, vec![1.0; 2], vec![1.0, -2.0]),
+            Moments::new(1.0, vec![1.0; 2], vec![1.0, -2.0]),
             MomentsError::Variance { channel: 1, value: -2.0 },
             &["channel 1", "-2"],
         ),
         mistake(
-            "a slot of four",
-            Moments::from_slot(1, &[0.0; 4]),
-            MomentsError::Slot { length: 4 },
-            &["4", "3"],
+            "a slot of three",
+            Moments::from_slot(&[0.0; 3]),
+            MomentsError::Slot { length: 3 },
+            &["3", "4"],
+        ),
+        mistake(
+            "channels that count differently",
+            Moments::from_slot(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 8.0, 9.0]),
+            MomentsError::Counts { channel: 1, found: 9.0, expected: 8.0 },
+            &["channel 1", "9", "8"],
         ),
         mistake(
             "running statistics of nothing",

@@ -34,7 +34,7 @@ fn by_hand() {
     assert_eq!((b.mean()[0], b.variance(POPULATION)[0]), (8.0, 11.0));
     let mut all = a.clone();
     all.merge(&b).unwrap();
-    assert_eq!((all.count(), all.channels(), all.mean()[0]), (6, 1, 6.0));
+    assert_eq!((all.count(), all.channels(), all.mean()[0]), (6.0, 1, 6.0));
     // Σ(x−6)² = 25 + 9 + 1 + 1 + 9 + 49 = 94.
     let near = |a: f64, b: f64| assert!((a - b).abs() <= 4.0 * f64::EPSILON * b, "{a} is not {b}");
     near(all.variance(POPULATION)[0], 94.0 / 6.0);
@@ -47,9 +47,10 @@ fn by_hand() {
 }
 
 #[test]
-fn a_slot_is_mean_remainder_and_variance() {
-    let slot = [1.0f32, f32::INFINITY, 1e-9, f32::NAN, 2.0, f32::NAN];
-    let moments = Moments::from_slot(4, &slot).unwrap();
+fn a_slot_is_mean_remainder_variance_and_count() {
+    let slot = [1.0f32, f32::INFINITY, 1e-9, f32::NAN, 2.0, f32::NAN, 4.0, 4.0];
+    let moments = Moments::from_slot(&slot).unwrap();
+    assert_eq!(moments.count(), 4.0);
     assert_eq!(moments.mean(), [1.0 + f64::from(1e-9f32), f64::INFINITY]);
     assert_eq!(moments.variance(POPULATION)[0], 2.0);
     assert!(moments.variance(POPULATION)[1].is_nan());
@@ -57,23 +58,24 @@ fn a_slot_is_mean_remainder_and_variance() {
 
 #[test]
 fn merging_nothing_changes_nothing() {
-    let bad = Moments::new(3, vec![f64::INFINITY, 0.1], vec![f64::NAN, 0.3]).unwrap();
+    let bad = Moments::new(3.0, vec![f64::INFINITY, 0.1], vec![f64::NAN, 0.3]).unwrap();
     let mut all = bad.clone();
     all.merge(&Moments::empty(2)).unwrap();
     assert_eq!(format!("{all:?}"), format!("{bad:?}"));
-    let exact = Moments::new(3, vec![1e300, 0.1], vec![0.7, 0.3]).unwrap();
+    let exact = Moments::new(3.0, vec![1e300, 0.1], vec![0.7, 0.3]).unwrap();
     let mut all = Moments::empty(2);
     all.merge(&exact).unwrap();
     assert_eq!(all, exact);
-    all.merge(&Moments::new(0, vec![5.0; 2], vec![5.0; 2]).unwrap()).unwrap();
+    all.merge(&Moments::new(0.0, vec![5.0; 2], vec![5.0; 2]).unwrap()).unwrap();
     assert_eq!(all, exact);
 }
 
 #[test]
 fn one_channel_never_touches_another() {
-    let infinite = |sign: f64| Moments::new(2, vec![sign / 0.0, 1.0], vec![f64::NAN, 1.0]).unwrap();
+    let infinite =
+        |sign: f64| Moments::new(2.0, vec![sign / 0.0, 1.0], vec![f64::NAN, 1.0]).unwrap();
     let mut all = infinite(1.0);
-    all.merge(&Moments::new(2, vec![0.0, 3.0], vec![1.0, 1.0]).unwrap()).unwrap();
+    all.merge(&Moments::new(2.0, vec![0.0, 3.0], vec![1.0, 1.0]).unwrap()).unwrap();
     assert_eq!((all.mean()[0], all.mean()[1]), (f64::INFINITY, 2.0));
     assert!(all.variance(POPULATION)[0].is_nan());
     assert_eq!(all.variance(POPULATION)[1], 2.0);
@@ -87,27 +89,35 @@ fn one_channel_never_touches_another() {
 
 #[test]
 fn mistakes_are_typed() {
-    assert_eq!(Moments::from_slot(1, &[0.0; 7]), Err(MomentsError::Slot { length: 7 }));
+    assert_eq!(Moments::from_slot(&[0.0; 7]), Err(MomentsError::Slot { length: 7 }));
     assert_eq!(
-        Moments::from_slot(1, &[0.0, 0.0, 0.0, 0.0, 0.0, -1.0]),
+        Moments::from_slot(&[0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 1.0, 1.0]),
         Err(MomentsError::Variance { channel: 1, value: -1.0 })
     );
     assert_eq!(
-        Moments::new(1, vec![0.0; 2], vec![0.0; 3]),
+        Moments::from_slot(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0]),
+        Err(MomentsError::Counts { channel: 1, found: 2.0, expected: 1.0 })
+    );
+    for count in [-1.0, f64::INFINITY] {
+        let error = Err(MomentsError::Count { count });
+        assert_eq!(Moments::from_slot(&[0.0, 0.0, 0.0, count as f32]), error);
+        assert_eq!(Moments::new(count, vec![0.0], vec![0.0]), error);
+        assert_eq!(Moments::empty(1).with_count(count), error);
+    }
+    assert_eq!(of(&[5.0]).with_count(3.0).unwrap(), of(&[5.0, 5.0, 5.0]));
+    assert_eq!(
+        Moments::new(1.0, vec![0.0; 2], vec![0.0; 3]),
         Err(MomentsError::Channels { found: 3, expected: 2 })
     );
-    let mut all = Moments::new(u64::MAX - 1, vec![1.0], vec![2.0]).unwrap();
+    let mut all = Moments::new(f64::MAX, vec![1.0], vec![2.0]).unwrap();
     let before = all.clone();
     let error = all.merge(&Moments::empty(2)).unwrap_err();
     assert_eq!(error, MomentsError::Channels { found: 2, expected: 1 });
-    let two = of(&[5.0, 6.0]);
-    let error = all.merge(&two).unwrap_err();
-    assert_eq!(error, MomentsError::Count { a: u64::MAX - 1, b: 2 });
+    let error = all.merge(&before).unwrap_err();
+    assert_eq!(error, MomentsError::Count { count: f64::INFINITY });
     assert_eq!(all, before, "an error changes nothing");
-    all.merge(&of(&[5.0])).unwrap();
-    assert_eq!(all.count(), u64::MAX);
     assert_eq!(Moments::empty(3).running(POPULATION), Err(MomentsError::Empty));
-    let wide = Moments::new(2, vec![0.0, 1e39], vec![1.0, 1.0]).unwrap();
+    let wide = Moments::new(2.0, vec![0.0, 1e39], vec![1.0, 1.0]).unwrap();
     let error = wide.running(POPULATION).unwrap_err();
     assert_eq!(error, MomentsError::NotFinite { channel: 1, mean: f32::INFINITY, variance: 1.0 });
     assert!(error.to_string().contains("channel 1"), "{error}");
@@ -178,8 +188,8 @@ fn unequal_batches_are_the_whole() {
             assert!(is_whole(&merged(parts.iter().rev())), "{case}");
             assert!(is_whole(&merged(&ends)), "{case}");
             // Parts that count the same: what averaging would give.
-            let full: Vec<&Moments> = parts.iter().filter(|part| part.count() > 0).collect();
-            let count = whole.count() / full.len() as u64;
+            let full: Vec<&Moments> = parts.iter().filter(|part| part.count() > 0.0).collect();
+            let count = whole.count() / full.len() as f64;
             let equal: Vec<Moments> = full
                 .iter()
                 .map(|m| Moments::new(count, m.mean().to_vec(), m.variance(POPULATION)).unwrap())
@@ -260,7 +270,7 @@ fn a_layer_takes_the_statistics_of_all_batches() {
         let all = layer.re_estimate_blocking(views(&batches())).unwrap();
         // 16 and 16: mean c + 2, variance (1 + 4)/2 + 2² = 6.5. And 32: mean c + 4, variance
         // (6.5 + 1)/2 + 2² = 7.75.
-        assert_eq!((all.count(), all.mean()), (64, &[4.0, 5.0, 6.0][..]));
+        assert_eq!((all.count(), all.mean()), (64.0, &[4.0, 5.0, 6.0][..]));
         assert_eq!(all.variance(POPULATION), [7.75; 3]);
         let variance = match config.running_variance {
             RunningVariance::Population => 7.75,
@@ -277,7 +287,7 @@ fn a_layer_takes_the_statistics_of_all_batches() {
         // The same as the statistics of one joined tensor.
         let joined = ndarray::concatenate(Axis(0), &views(&batches()).collect::<Vec<_>>()).unwrap();
         assert_eq!(gpu.statistics_blocking(joined.view(), ChannelAxis::First).unwrap(), all);
-        layer.set_running(&Moments::new(4, vec![1.0; 3], vec![0.0; 3]).unwrap()).unwrap();
+        layer.set_running(&Moments::new(4.0, vec![1.0; 3], vec![0.0; 3]).unwrap()).unwrap();
         let state = layer.state_blocking().unwrap();
         assert_eq!((state.running_mean[2], state.running_var[2]), (1.0, 0.0));
     }

@@ -1,9 +1,9 @@
 //! Plans are plain data: tested for devices that are not here.
 
 use wgpu_batchnorm::{
-    Affine, Backward, Caps, ChannelAxis, Class, Config, ConfigError, FrozenBackward, Geometry,
-    Gradients, Infer, Kernel, MAX_ITERATIONS, Memory, Operation, Plan, PlanError, SingleValue,
-    Slot, Stage, Statistics, Train, Tuning, Update,
+    Affine, Backward, Caps, ChannelAxis, Class, Config, ConfigError, Finalize, FrozenBackward,
+    Geometry, Gradient, Gradients, Infer, Kernel, MAX_ITERATIONS, Memory, Normalize, Operation,
+    Plan, PlanError, Reduce, SingleValue, Slot, Stage, Statistics, Train, Tuning, Update,
 };
 
 use crate::common::data::Random;
@@ -52,6 +52,9 @@ fn iterations_and_grids_are_bounded_for_any_geometry() {
             examine::<Backward>(geometry, &caps(class));
             examine::<FrozenBackward>(geometry, &caps(class));
             examine::<Statistics>(geometry, &caps(class));
+            examine::<Normalize>(geometry, &caps(class));
+            examine::<Reduce>(geometry, &caps(class));
+            examine::<Gradient>(geometry, &caps(class));
         }
     }
 }
@@ -120,7 +123,7 @@ fn empty_tensors_plan_nothing_but_zeros() {
         assert_eq!(slots, expected, "{shape:?}");
         let statistics = Plan::<Statistics>::new(geometry, &config, &caps).unwrap();
         let expected: &[_] =
-            if shape[1] > 0 { &[(Slot::Moments, 3 * 4 * shape[1] as u64)] } else { &[] };
+            if shape[1] > 0 { &[(Slot::Moments, 4 * 4 * shape[1] as u64)] } else { &[] };
         assert_eq!(statistics.slots(), expected, "{shape:?}");
         assert_eq!(statistics.scratch_size(), 0);
     }
@@ -142,7 +145,7 @@ fn statistics_are_one_read() {
             for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
                 let config = Config { memory, update: Update::Cumulative, ..Config::pytorch() };
                 let plan = Plan::<Statistics>::new(geometry, &config, &caps(class)).unwrap();
-                let (x, moments) = (4 * geometry.len(), 12 * geometry.channels());
+                let (x, moments) = (4 * geometry.len(), 16 * geometry.channels());
                 let expected =
                     [(Slot::X, x), (Slot::Moments, moments), (Slot::Scratch, plan.scratch_size())];
                 assert_eq!(plan.slots(), expected, "{}", plan.explain());
@@ -152,6 +155,59 @@ fn statistics_are_one_read() {
             }
         }
     }
+}
+
+/// A batch in shards takes the stages of the whole, taken apart, and binds what each needs.
+#[test]
+fn shards_are_the_stages_of_the_whole() {
+    let names = |plan: &[Stage]| plan.iter().map(|s| s.variant.kernel.name()).collect::<Vec<_>>();
+    let caps = caps(Class::Hardware);
+    let slots =
+        |slots: Vec<(Slot, u64)>| slots.into_iter().map(|(slot, _)| slot).collect::<Vec<_>>();
+    let config = Config { update: Update::Cumulative, ..Config::pytorch() };
+    let parts = Geometry::new(&[100, 64], ChannelAxis::Last).unwrap();
+    let plan = Plan::<Finalize>::new(parts, &config, &caps).unwrap();
+    assert_eq!(names(plan.stages()), ["merge_parts", "count_batch"]);
+    assert_eq!(plan.slot_size(Slot::Parts), 100 * 4 * 64 * 4);
+    assert_eq!(plan.stages()[0].bytes_moved, 100 * 4 * 64 * 4);
+    assert_eq!(
+        slots(plan.slots()),
+        [Slot::Saved, Slot::RunningMean, Slot::RunningVar, Slot::Batches, Slot::Parts]
+    );
+    let large = Geometry::new(&[8, 64, 56, 56], ChannelAxis::First).unwrap();
+    let small = Geometry::new(&[2, 64, 4, 4], ChannelAxis::First).unwrap();
+    for (geometry, reduce) in
+        [(large, &["rows_reduce", "finalize_gradients"][..]), (small, &["rows_backward"][..])]
+    {
+        let plan = Plan::<Normalize>::new(geometry, &config, &caps).unwrap();
+        assert_eq!(names(plan.stages()), ["rows_normalize"]);
+        assert_eq!(slots(plan.slots()), [Slot::X, Slot::Y, Slot::Gamma, Slot::Beta, Slot::Saved]);
+        assert_eq!(plan.bytes_moved(), 2 * 4 * geometry.len());
+        let plan = Plan::<Reduce>::new(geometry, &config, &caps).unwrap();
+        assert_eq!(names(plan.stages()), reduce);
+        assert!(!slots(plan.slots()).contains(&Slot::Dx));
+        assert_eq!(plan.slot_size(Slot::Sums), 2 * 64 * 4);
+        let plan = Plan::<Gradient>::new(geometry, &config, &caps).unwrap();
+        assert_eq!(names(plan.stages()), ["rows_gradient"]);
+        assert_eq!(
+            slots(plan.slots()),
+            [Slot::X, Slot::Dy, Slot::Dx, Slot::Gamma, Slot::Saved, Slot::Sums]
+        );
+        assert_eq!(plan.scratch_size(), 0);
+    }
+    // One value in a shard is no batch of one value.
+    let one = Geometry::new(&[1, 64], ChannelAxis::Last).unwrap();
+    assert!(Plan::<Finalize>::new(one, &config, &caps).is_ok());
+    assert!(Plan::<Reduce>::new(one, &config, &caps).is_ok());
+    assert!(Plan::<Gradient>::new(one, &config, &caps).is_ok());
+    // Without a part, or without a value, there are only zeros to write.
+    let none = Geometry::new(&[0, 64], ChannelAxis::Last).unwrap();
+    let plan = Plan::<Finalize>::new(none, &Config::pytorch(), &caps).unwrap();
+    assert_eq!(slots(plan.slots()), [Slot::Saved, Slot::RunningMean, Slot::RunningVar]);
+    let plan = Plan::<Reduce>::new(none, &Config::pytorch(), &caps).unwrap();
+    assert_eq!(slots(plan.slots()), [Slot::Dgamma, Slot::Dbeta, Slot::Sums]);
+    assert!(Plan::<Normalize>::new(none, &config, &caps).unwrap().stages().is_empty());
+    assert!(Plan::<Gradient>::new(none, &config, &caps).unwrap().stages().is_empty());
 }
 
 #[test]
@@ -219,11 +275,11 @@ fn refusals_are_typed() {
     assert!(Plan::<Infer>::new(wide, &Config::keras(), &caps).is_ok());
     assert_eq!(
         Plan::<Train>::new(wide, &Config::keras(), &caps).unwrap_err(),
-        PlanError::TooLarge { slot: Slot::Saved, size: 3 * 4 * 3 * 2048 * 2048, limit }
+        PlanError::TooLarge { slot: Slot::Saved, size: 4 * 4 * 3 * 2048 * 2048, limit }
     );
     assert_eq!(
         Plan::<Statistics>::new(wide, &Config::keras(), &caps).unwrap_err(),
-        PlanError::TooLarge { slot: Slot::Moments, size: 3 * 4 * 3 * 2048 * 2048, limit }
+        PlanError::TooLarge { slot: Slot::Moments, size: 4 * 4 * 3 * 2048 * 2048, limit }
     );
     // Loops and a grid that just fit are planned: 163 chunks of 402 partials for four lanes, and
     // the two steps of their tree.
@@ -293,6 +349,10 @@ fn loops(stage: &Stage) -> u64 {
             let partials = u64::from(p.chunk_count) * u64::from(p.per_chunk);
             partials.div_ceil(group) + tree(group)
         }
+        Kernel::MergeParts => {
+            let (group, parts) = (u64::from(stage.variant.group_size), u64::from(p.chunk_count));
+            parts + parts.div_ceil(group) + tree(group)
+        }
         Kernel::RowsStatistics | Kernel::RowsReduce => rows + tree(lanes),
         Kernel::RowsNormalize | Kernel::RowsGradient => rows,
         Kernel::RowsForward | Kernel::RowsBackward => 2 * rows + tree(lanes),
@@ -350,10 +410,18 @@ fn iterations_bound_what_kernels_loop() {
                     )* };
                 }
                 each!(Train, Infer, Backward, FrozenBackward, Statistics);
+                each!(Normalize, Reduce, Gradient);
             }
         }
     }
-    assert_eq!(kernels.len(), 17, "a kernel is never planned: {kernels:?}");
+    for parts in [1usize, 7, 64, 5000, 8000] {
+        let g = Geometry::new(&[parts, 9], ChannelAxis::Last).unwrap();
+        for class in [Class::Software, Class::Hardware] {
+            let plan = Plan::<Finalize>::new(g, &config, &caps(class)).unwrap();
+            examine(plan.stages(), plan.explain());
+        }
+    }
+    assert_eq!(kernels.len(), 18, "a kernel is never planned: {kernels:?}");
 }
 
 /// Every operation's bytes, by hand: a tensor is e, the partials of a pass are p.
@@ -371,7 +439,7 @@ fn bytes_are_counted_by_hand() {
         assert_eq!(train.bytes_moved(), if fused { 3 * e } else { 3 * e + 2 * p });
         let config = Config { update: Update::Cumulative, ..base.clone() };
         let counted = Plan::<Train>::new(g, &config, &caps).unwrap();
-        assert_eq!(counted.bytes_moved(), train.bytes_moved() + 8);
+        assert_eq!(counted.bytes_moved(), train.bytes_moved() + 12);
         assert_eq!(Plan::<Infer>::new(g, &base, &caps).unwrap().bytes_moved(), 2 * e);
         // The merged sums take two floats a channel, and are not counted.
         let sums = 8 * g.channels();

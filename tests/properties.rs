@@ -22,14 +22,14 @@ use wgpu_batchnorm::{
 
 use crate::common::check::{self, Oracle, compare_frozen, compare_statistics, compare_training};
 use crate::common::compare::{self, Bounds, Center, Comparison, places, slope};
-use crate::common::data::{Case, Data, Random};
+use crate::common::data::{Case, Data, Random, shards};
 use crate::common::runner::{self, Contents, Results, bits, floats};
 use crate::common::{gpu, runner::inputs};
 
 type Property = fn(&Gpu, &Setup) -> Result<(), String>;
 
 /// Every property: its name, how many cases are tried, what must hold.
-const PROPERTIES: [(&str, u32, Property); 17] = [
+const PROPERTIES: [(&str, u32, Property); 18] = [
     ("oracle", 128, oracle),
     ("alone", 64, alone),
     ("split", 48, split),
@@ -41,6 +41,7 @@ const PROPERTIES: [(&str, u32, Property); 17] = [
     ("scaled", 64, scaled),
     ("transposed", 64, transposed),
     ("merged", 128, merged),
+    ("sharded", 96, sharded),
     ("accumulated", 48, accumulated),
     ("masked", 96, masked),
     ("linear", 64, linear),
@@ -422,6 +423,7 @@ properties! {
     a_scale_changes_only_the_deviation: "scaled",
     memory_orders_agree: "transposed",
     merged_moments_are_the_whole: "merged",
+    shards_are_the_whole: "sharded",
     accumulating_is_adding: "accumulated",
     a_mask_changes_no_other_gradient: "masked",
     frozen_backward_is_the_slope_of_inference: "linear",
@@ -511,7 +513,7 @@ fn bounds(case: &Case, data: &Data) -> Bounds {
 
 fn moments(gpu: &Gpu, case: &Case, data: &Data) -> Moments {
     let slot = runner::statistics(gpu, case, data);
-    Moments::from_slot(case.geometry().values_per_channel(), &slot).unwrap()
+    Moments::from_slot(&slot).unwrap()
 }
 
 /// All bits of all five operations.
@@ -542,6 +544,7 @@ fn alone(gpu: &Gpu, s: &Setup) -> Result<(), String> {
             "mean",
             "rest",
             "inv_std",
+            "count",
             "running_mean",
             "running_var",
             "dx",
@@ -601,7 +604,7 @@ fn with(gpu: &Gpu, kernels: &Kernels, caps: &Caps, case: &Case, data: &Data) -> 
         outputs(gpu, kernels, plan, inputs)
     }
     let mut inputs = inputs(data);
-    let saved = data.x.iter().cycle().take(3 * data.gamma.len());
+    let saved = data.x.iter().cycle().take(4 * data.gamma.len());
     inputs.insert(Slot::Saved, saved.map(|v| v.to_bits()).collect());
     let mask = data.x.iter().step_by(32);
     inputs.insert(Slot::Mask, mask.map(|v| v.to_bits()).collect());
@@ -692,7 +695,7 @@ fn shifted(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let moved = Data { x: data.x.iter().map(|x| x + 4096.0).collect(), ..data.clone() };
     let variances = |data: &Data| {
         let moments = runner::statistics(gpu, &case, data);
-        bits(&moments[2 * moments.len() / 3..])
+        bits(&moments[moments.len() / 2..])
     };
     same("variance", &case, &variances(&moved), &variances(&data))?;
     let (a, b) = (runner::train(gpu, &case, &moved), runner::train(gpu, &case, &data));
@@ -713,12 +716,9 @@ fn scaled(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let scaled = Data { x: data.x.iter().map(|x| 32.0 * x).collect(), ..data.clone() };
     let moments = |data: &Data| runner::statistics(gpu, &case, data);
     let (wide, narrow) = (moments(&scaled), moments(&data));
-    let c = narrow.len() / 3;
-    let expected: Vec<f32> = narrow
-        .iter()
-        .enumerate()
-        .map(|(i, v)| if i < 2 * c { 32.0 * v } else { 1024.0 * v })
-        .collect();
+    let c = narrow.len() / 4;
+    let factors = [32.0, 32.0, 1024.0, 1.0];
+    let expected: Vec<f32> = narrow.iter().enumerate().map(|(i, v)| factors[i / c] * v).collect();
     same("moments", &case, &bits(&wide), &bits(&expected))?;
     let (a, mut b) = (runner::train(gpu, &wider, &scaled), runner::train(gpu, &case, &data));
     b.dx.iter_mut().for_each(|dx| *dx /= 32.0);
@@ -756,20 +756,12 @@ fn transposed(gpu: &Gpu, s: &Setup) -> Result<(), String> {
 /// The statistics of parts, merged, are those of the whole, however it is cut.
 fn merged(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let data = s.data();
-    let g = s.case.geometry();
-    let [outer, c, inner] = [g.outer(), g.channels(), g.inner()].map(|d| d as usize);
-    let mut random = Random(u64::from(s.seed));
-    let mut cuts: Vec<usize> = (0..3).map(|_| random.bits() as usize % (outer + 1)).collect();
-    cuts.extend([0, outer]);
-    cuts.sort_unstable();
-    cuts.dedup();
+    let c = s.case.geometry().channels() as usize;
     let (mut all, mut parts) = (Moments::empty(c), Vec::new());
-    for cut in cuts.windows(2) {
-        let shape = vec![cut[1] - cut[0], c, inner];
-        let case = Case { shape, axis: ChannelAxis::At(1), ..s.case.clone() };
-        let range = cut[0] * c * inner..cut[1] * c * inner;
-        let of = |values: &[f32]| values[range.clone()].to_vec();
-        let part = Data { x: of(&data.x), dy: of(&data.dy), z: of(&data.z), ..data.clone() };
+    for (case, part) in shards(&s.case, &data, &cuts(s)) {
+        if case.geometry().is_empty() {
+            continue;
+        }
         all.merge(&moments(gpu, &case, &part)).unwrap();
         let exact = reference::statistics(Oracle::new(&case, &part).x.view(), case.axis).unwrap();
         parts.push((exact, bounds(&case, &part)));
@@ -785,12 +777,32 @@ fn merged(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     compare_statistics(&s.case, &data, &moments(gpu, &s.case, &data))
 }
 
+/// Three places to cut a case at, ascending, some of them the same.
+fn cuts(s: &Setup) -> Vec<usize> {
+    let outer = s.case.geometry().outer() as usize;
+    let mut random = Random(u64::from(s.seed));
+    let mut cuts: Vec<usize> = (0..3).map(|_| random.bits() as usize % (outer + 1)).collect();
+    cuts.sort_unstable();
+    cuts
+}
+
+/// A batch in shards of any size, none included, within the bounds of the whole; its update, masks
+/// and memory are those of the whole.
+fn sharded(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (data, cuts) = (s.data(), cuts(s));
+    let results = runner::sharded(gpu, &s.case, &data, &cuts);
+    if s.case.config.update == Update::Cumulative && results.batches != data.batches + 1 {
+        return Err(format!("{} batches: {}", results.batches, s.case));
+    }
+    check::compare_sharded(&s.case, &data, cuts.len() + 1, &results)
+}
+
 /// dgamma and dbeta under `accumulate`: what was there, and what would have been written.
 fn accumulated(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let data = s.data();
     let first = runner::train(gpu, &s.case, &data);
     let mut inputs = inputs(&data);
-    inputs.insert(Slot::Saved, bits(&[first.mean, first.rest, first.inv_std].concat()));
+    inputs.insert(Slot::Saved, bits(&first.saved()));
     // An inference writes the mask by its own values; any will do.
     let words = data.x.len().div_ceil(32);
     inputs.insert(Slot::Mask, first.mask.into_iter().chain(0..).take(words).collect());
@@ -1027,6 +1039,7 @@ fn host(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     same("y", &case, &flat(&out.y), &bits(&forward.y))?;
     same("mean", &case, &bits(&out.saved.mean.to_vec()), &bits(&forward.mean))?;
     same("inv_std", &case, &bits(&out.saved.inv_std.to_vec()), &bits(&forward.inv_std))?;
+    same("count", &case, &bits(&out.saved.count.to_vec()), &bits(&forward.count))?;
     let moved = config.update != Update::None;
     let batches = data.batches + u32::from(moved);
     if running.batches != batches {

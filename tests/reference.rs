@@ -41,7 +41,7 @@ fn training_forward() {
 fn statistics_alone() {
     let x = tensor();
     let m = reference::statistics(x.view(), ChannelAxis::First).unwrap();
-    assert_eq!((m.count(), m.mean()), (4, &[4.0, 2.0][..]));
+    assert_eq!((m.count(), m.mean()), (4.0, &[4.0, 2.0][..]));
     assert_eq!(m.variance(RunningVariance::Population), [5.0, 0.0]);
     assert_eq!(m.variance(RunningVariance::Unbiased), [5.0 * (4.0 / 3.0), 0.0]);
     let empty = ArrayD::zeros(vec![0, 2, 3]);

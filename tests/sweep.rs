@@ -198,9 +198,8 @@ fn a_perturbed_result_is_noticed() {
         assert!(compare_frozen(&case, &data, &bad).is_err());
     }
     let slot = runner::statistics(gpu, &case, &data);
-    let n = case.geometry().values_per_channel();
     let compare = |slot: &[f32]| {
-        compare_statistics(&case, &data, &wgpu_batchnorm::Moments::from_slot(n, slot).unwrap())
+        compare_statistics(&case, &data, &wgpu_batchnorm::Moments::from_slot(slot).unwrap())
     };
     assert_eq!(compare(&slot), Ok(()));
     // A mean, a variance, and a remainder of a thousandth of the mean.

@@ -9,15 +9,15 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use wgpu_batchnorm::{
-    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Gradients,
-    Infer, Kernel, Mask, Memory, NonFinite, Operation, Plan, RunningVariance, Slot, Statistics,
-    Train, Tuning, Update, reference, shader,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Finalize, FrozenBackward,
+    Gradient, Gradients, Infer, Kernel, Mask, Memory, NonFinite, Normalize, Operation, Plan,
+    Reduce, RunningVariance, Slot, Statistics, Train, Tuning, Update, reference, shader,
 };
 
 use crate::common::check::{Oracle, flat, rate};
-use crate::common::compare::{Center, accumulated};
-use crate::common::data::{Case, Data, Random, small_tunings};
-use crate::common::runner::{Arrangement, Contents, bits, inputs};
+use crate::common::compare::{Arithmetic, Bounds, Center, accumulated};
+use crate::common::data::{Case, Data, Random, shards, small_tunings};
+use crate::common::runner::{self, Arrangement, Contents, bits, inputs};
 use crate::common::variants;
 
 /// Values that must be near the expected ones.
@@ -147,24 +147,26 @@ impl Cases {
         let batch = oracle.bounds(case, &data, Center::Batch);
         let center = Center::Running { mean: &data.running_mean, var: &data.running_var };
         let frozen = oracle.bounds(case, &data, center);
+        let n = case.geometry().values_per_channel() as f64;
         let mut contents = inputs(&data);
         let f = reference::train(&input, &oracle.running, config).unwrap();
 
-        self.add::<Train>(case, &contents, || {
+        // What a batch settles into.
+        let settled = |bounds: &Bounds| {
             let mean = f.mean.to_vec();
             let mut all = vec![
-                Expected::new(y, flat(&f.y), batch.y()),
-                Expected::new(Slot::Saved, mean.clone(), batch.mean()),
-                Expected::new(Slot::Saved, mean, batch.whole_mean()).with_rest(c),
-                Expected::new(Slot::Saved, f.inv_std.to_vec(), batch.inv_std()).at(2 * c),
+                Expected::new(Slot::Saved, mean.clone(), bounds.mean()),
+                Expected::new(Slot::Saved, mean, bounds.whole_mean()).with_rest(c),
+                Expected::new(Slot::Saved, f.inv_std.to_vec(), bounds.inv_std()).at(2 * c),
+                Expected::new(Slot::Saved, vec![n; c], bounds.count()).at(3 * c),
             ];
             if config.update != Update::None {
                 let rate = rate(case, &data);
-                let factor = config.running_variance.factor(case.geometry().values_per_channel());
-                let bounds = batch.running_mean(&data.running_mean, rate);
-                all.push(Expected::new(Slot::RunningMean, f.running.mean.to_vec(), bounds));
-                let bounds = batch.running_var(&data.running_var, rate, factor, config.epsilon);
-                all.push(Expected::new(Slot::RunningVar, f.running.var.to_vec(), bounds));
+                let factor = config.running_variance.factor(n);
+                let allowed = bounds.running_mean(&data.running_mean, rate);
+                all.push(Expected::new(Slot::RunningMean, f.running.mean.to_vec(), allowed));
+                let allowed = bounds.running_var(&data.running_var, rate, factor, config.epsilon);
+                all.push(Expected::new(Slot::RunningVar, f.running.var.to_vec(), allowed));
             }
             if config.update == Update::Cumulative {
                 // The count, looked at as the bits of a float: a denormal, equal or not.
@@ -172,7 +174,20 @@ impl Cases {
                 all.push(Expected::new(Slot::Batches, vec![count], vec![0.0]));
             }
             all
+        };
+        self.add::<Train>(case, &contents, || {
+            let mut all = settled(&batch);
+            all.push(Expected::new(y, flat(&f.y), batch.y()));
+            all
         });
+        // Every row is a part, and so are three that are empty.
+        let parts = parts_of(case, &data);
+        contents.insert(Slot::Parts, bits(&parts));
+        let part_count = parts.len() / (4 * c);
+        let sharded = Arithmetic::Sharded { parts: part_count };
+        let sharded = oracle.bounds_by(case, &data, Center::Batch, sharded);
+        let rows = runner::parts_case(case, part_count);
+        self.add::<Finalize>(&rows, &contents, || settled(&sharded));
         self.add::<Infer>(case, &contents, || {
             let out = reference::infer(&input, &oracle.running, config).unwrap();
             vec![Expected::new(y, flat(&out), frozen.y())]
@@ -184,6 +199,7 @@ impl Cases {
                 Expected::new(Slot::Moments, moments.mean().to_vec(), batch.whole_mean())
                     .with_rest(c),
                 Expected::new(Slot::Moments, variance, batch.variance()).at(2 * c),
+                Expected::new(Slot::Moments, vec![n; c], batch.count()).at(3 * c),
             ]
         });
 
@@ -191,7 +207,8 @@ impl Cases {
         let mean: Vec<f32> = f.mean.iter().map(|&v| v as f32).collect();
         let rest = f.mean.iter().zip(&mean).map(|(&v, &mean)| (v - f64::from(mean)) as f32);
         let inv_std = f.inv_std.iter().map(|&v| v as f32);
-        let saved: Vec<f32> = mean.iter().copied().chain(rest).chain(inv_std).collect();
+        let saved: Vec<f32> =
+            mean.iter().copied().chain(rest).chain(inv_std).chain(vec![n as f32; c]).collect();
         contents.insert(Slot::Saved, bits(&saved));
         // What the activation takes decides the mask.
         let before = Config { activation: Activation::None, ..config.clone() };
@@ -228,6 +245,26 @@ impl Cases {
             }
             all
         };
+        self.add::<Normalize>(case, &contents, || vec![Expected::new(y, flat(&f.y), batch.y())]);
+        let g = reference::backward(&input, oracle.dy.view(), config).unwrap();
+        let s2 = g.dgamma.iter().zip(&f.inv_std).map(|(dgamma, inv_std)| dgamma / inv_std);
+        let sums: Vec<f64> = g.dbeta.iter().copied().chain(s2).collect();
+        let narrow: Vec<f32> = sums.iter().map(|&v| v as f32).collect();
+        contents.insert(Slot::Sums, bits(&narrow));
+        contents.insert(Slot::Dz, flat(&g.dz).iter().map(|&v| (v as f32).to_bits()).collect());
+        self.add::<Gradient>(case, &contents, || vec![Expected::new(dx, flat(&g.dx), batch.dx())]);
+        contents.remove(&Slot::Dz);
+        self.add::<Reduce>(case, &contents, || {
+            let mut all =
+                gradients(g.clone(), [batch.dx(), batch.dgamma(), batch.dbeta(), batch.dz()]);
+            all.retain(|e| e.slot != dx);
+            if config.gradients.x {
+                let s2 = batch.dgamma().iter().zip(&f.inv_std).map(|(b, i)| b / i).collect();
+                all.push(Expected::new(Slot::Sums, g.dbeta.to_vec(), batch.dbeta()));
+                all.push(Expected::new(Slot::Sums, sums[c..].to_vec(), s2).at(c));
+            }
+            all
+        });
         self.add::<Backward>(case, &contents, || {
             let g = reference::backward(&input, oracle.dy.view(), config).unwrap();
             gradients(g, [batch.dx(), batch.dgamma(), batch.dbeta(), batch.dz()])
@@ -245,10 +282,18 @@ impl Cases {
         let zeros = |slot, count| Expected::new(slot, vec![0.0; count], vec![0.0; count]);
         let c = case.geometry().channels() as usize;
         let contents = Contents::new();
-        self.add::<Statistics>(case, &contents, || vec![zeros(Slot::Moments, 3 * c)]);
+        self.add::<Statistics>(case, &contents, || vec![zeros(Slot::Moments, 4 * c)]);
         let gradients = || vec![zeros(Slot::Dgamma, c), zeros(Slot::Dbeta, c)];
         self.add::<Backward>(case, &contents, gradients);
         self.add::<FrozenBackward>(case, &contents, gradients);
+        self.add::<Reduce>(case, &contents, || {
+            let mut all = gradients();
+            all.push(zeros(Slot::Sums, 2 * c));
+            all
+        });
+        self.add::<Finalize>(case, &inputs(&Data::random(case.geometry(), 1, 0.0, 1.0)), || {
+            vec![zeros(Slot::Saved, 4 * c)]
+        });
     }
 }
 
@@ -263,6 +308,26 @@ fn mask(activation: Activation, before: &[f64]) -> Vec<u32> {
         values.iter().enumerate().map(bit).fold(0, |word, bit| word | bit)
     };
     before.chunks(32).map(word).collect()
+}
+
+/// The moments of every row of a batch, by the oracle, and three empty parts that hold NaN.
+fn parts_of(case: &Case, data: &Data) -> Vec<f32> {
+    let cuts: Vec<usize> = (1..case.geometry().outer() as usize).collect();
+    let mut parts = Vec::new();
+    for (i, (case, data)) in shards(case, data, &cuts).iter().enumerate() {
+        let x = Oracle::new(case, data).x;
+        let moments = reference::statistics(x.view(), case.axis).unwrap();
+        let c = moments.channels();
+        let mean = moments.mean().iter().map(|&v| v as f32);
+        let rest = moments.mean().iter().map(|&v| (v - f64::from(v as f32)) as f32);
+        let variance = moments.variance(RunningVariance::Population);
+        parts.extend(mean.chain(rest).chain(variance.iter().map(|&v| v as f32)));
+        parts.extend(vec![moments.count() as f32; c]);
+        if i < 3 {
+            parts.extend([vec![f32::NAN; 3 * c], vec![0.0; c]].concat());
+        }
+    }
+    parts
 }
 
 /// Shapes of every path, each cut by several tunings; options take turns.
@@ -343,4 +408,4 @@ fn cases_cover_every_kernel() {
 }
 
 /// So that the list cannot shrink unnoticed.
-const CASE_COUNT: usize = 644;
+const CASE_COUNT: usize = 1140;

@@ -145,7 +145,7 @@ impl Subject {
         let (ggamma, gbeta) = (tensor(&gamma), tensor(&beta));
         let (mean, var) = (tensor(&vec![0.0; c]), tensor(&vec![1.0; c]));
         let (dgamma, dbeta) = (tensor(&gamma), tensor(&beta));
-        let saved = tensor(&vec![0.0; 3 * c]);
+        let saved = tensor(&vec![0.0; 4 * c]);
         let scratch = tensor(&vec![0.0; (scratch_size / 4) as usize]);
         let kernels = gpu.kernels();
         let bound = [

@@ -336,12 +336,12 @@ impl Network {
             running: floats("running", RUNNING_LEN, plain),
             input: each("input", IMAGE),
             dinput: each("dinput", IMAGE),
-            input_saved: floats("input_saved", 3, plain),
+            input_saved: floats("input_saved", 4, plain),
             planes: each("planes", FILTERS * CONV_AREA),
             normalized: each("normalized", FILTERS * CONV_AREA),
             dplanes: each("dplanes", FILTERS * CONV_AREA),
-            saved: floats("saved", 3 * FILTERS, plain),
-            measured: floats("measured", 3 * FILTERS, plain),
+            saved: floats("saved", 4 * FILTERS, plain),
+            measured: floats("measured", 4 * FILTERS, plain),
             taps: each("taps", TAPS * CONV_AREA),
             partials: floats("partials", chunks(max_batch).1 * (TAPS + 1) * FILTERS, plain),
             features: each("features", FEATURES),
@@ -487,10 +487,10 @@ impl Network {
     }
 
     /// What [`Mode::Measure`] found in a batch.
-    pub fn measured(&self, layer: Layer, batch: usize) -> Result<Moments, Error> {
-        let [channels, height, width] = layer.shape();
-        let slot: Vec<f32> = gpu::read(&self.gpu, &self.memory.measured, 3 * channels)?;
-        Ok(Moments::from_slot((batch * height * width) as u64, &slot)?)
+    pub fn measured(&self, layer: Layer) -> Result<Moments, Error> {
+        let [channels, ..] = layer.shape();
+        let slot: Vec<f32> = gpu::read(&self.gpu, &self.memory.measured, 4 * channels)?;
+        Ok(Moments::from_slot(&slot)?)
     }
 
     /// The last batch before and after the second normalization, `[image, filter, pixel]` each.

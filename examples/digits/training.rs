@@ -180,7 +180,7 @@ impl<'a> Trainer<'a> {
             let mut all = Moments::empty(layer.channels());
             for batch in self.batches(images.len()) {
                 self.network.run(Mode::Measure(layer), images, &batch, &still(0))?;
-                all.merge(&self.network.measured(layer, batch.len())?)?;
+                all.merge(&self.network.measured(layer)?)?;
             }
             let (mean, var) = all.running(config.running_variance)?;
             let begin = layer.running_offset();

@@ -81,7 +81,7 @@ impl Golden {
             Update::Cumulative => 1.0 / (f64::from(self.batches_before) + 1.0),
             Update::None => 0.0,
         };
-        let factor = self.config.running_variance.factor(self.geometry.values_per_channel());
+        let factor = self.config.running_variance.factor(self.geometry.values_per_channel() as f64);
         let mut bounds = match name {
             "y" => b.y(),
             "save_mean" => b.mean(),

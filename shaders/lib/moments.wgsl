@@ -8,7 +8,7 @@
 //   m = m_a + δ·w,          v = v_a + (w·(v_b − v_a) + δ·w·δ·(1 − w))
 
 struct Moments {
-    count: u32,
+    count: Count,
     mean: f32,
     variance: f32,
 }
@@ -16,7 +16,7 @@ struct Moments {
 fn merge(a: Moments, b: Moments) -> Moments {
     let count = a.count + b.count;
     // The first set is taken whole: division may give a little less than 1 for n / n.
-    let w = select(f32(b.count) / f32(max(count, 1u)), 1.0, a.count == 0u);
+    let w = select(f32(b.count) / f32(count), 1.0, a.count == Count(0));
     let delta = b.mean - a.mean;
     // An infinite mean stays infinite: ∞ − ∞ would make it NaN.
     let mean = select(a.mean + b.mean, a.mean + delta * w, is_finite(delta));
@@ -71,7 +71,7 @@ fn moments_of(a: Accumulator, i: u32) -> Moments {
     let mean = component(a.mean, i);
     let finite = is_finite(mean);
     return Moments(
-        u32(a.count),
+        Count(a.count),
         select(component(a.total, i), mean, finite),
         select(not_a_number(), component(a.variance, i), finite),
     );

@@ -5,25 +5,33 @@
 fn center_from(k: f32, m: Moments) -> Center {
     let mean = opaque(k + m.mean);
     let rest = opaque(k - mean) + m.mean;
-    return Center(mean, rest, 1.0 / sqrt(m.variance + params.epsilon));
+    // No value is zeros.
+    let inv_std = select(0.0, 1.0 / sqrt(m.variance + params.epsilon), m.count > Count(0));
+    return Center(mean, rest, inv_std);
 }
 
-fn settle(channel: u32, center: Center, variance: f32) {
+// The population variance of n values to the running variance: 1, or n/(n − 1) = 1 + 1/(n − 1).
+fn variance_factor(n: f32) -> f32 {
+    return 1.0 + select(0.0, 1.0 / (n - 1.0), params.unbiased != 0u && n > 1.0);
+}
+
+fn settle(channel: u32, center: Center, m: Moments) {
     let c = params.channel_count;
     store_saved(channel, center.mean);
     store_saved(c + channel, center.rest);
     store_saved(2u * c + channel, center.inv_std);
-    if HAS_RUNNING_MEAN {
-        if KEEP_NON_FINITE && !(is_finite(center.mean) && is_finite(variance)) {
+    store_saved(3u * c + channel, f32(m.count));
+    if HAS_RUNNING_MEAN && m.count > Count(0) {
+        if KEEP_NON_FINITE && !(is_finite(center.mean) && is_finite(m.variance)) {
             return;
         }
         var rate = params.rate;
         var keep = params.keep;
         if CUMULATIVE {
-            rate = 1.0 / f32(load_batches(0u));
+            rate = 1.0 / f32(load_batches(0u) + 1u);
             keep = 1.0 - rate;
         }
-        let running_var = variance * params.variance_factor;
+        let running_var = m.variance * variance_factor(f32(m.count));
         store_running_mean(channel, load_running_mean(channel) * keep + center.mean * rate);
         store_running_var(channel, load_running_var(channel) * keep + running_var * rate);
     }

@@ -1,6 +1,6 @@
 
 // dx = scale·((dy − offset) − (x − mean)·factor), with scale = γ·i, factor = i·(S₂·i/n) and
-// offset = S₁/n − rest·factor.
+// offset = S₁/n − rest·factor. The count n is that of the whole batch, which is saved.
 
 struct Sums {
     dy: f32,
@@ -14,20 +14,25 @@ struct Slope {
 }
 
 fn slope_of(channel: u32, center: Center, s: Sums) -> Slope {
-    let n = params.value_count;
+    let n = load_saved(3u * params.channel_count + channel);
     let i = center.inv_std;
     let factor = i * (s.dyx * i / n);
     return Slope(load_gamma(channel) * i, s.dy / n - center.rest * factor, factor);
 }
 
-// dβ = S₁ and dγ = S₂·i.
+// dβ = S₁ and dγ = S₂·i; and the sums themselves.
 fn store_parameter_gradients(channel: u32, inv_std: f32, s: Sums) {
     store_dgamma(channel, select(0.0, load_dgamma(channel), ACCUMULATE) + s.dyx * inv_std);
     store_dbeta(channel, select(0.0, load_dbeta(channel), ACCUMULATE) + s.dy);
+    store_sums(channel, s.dy);
+    store_sums(params.channel_count + channel, s.dyx);
 }
 
-// The merged sums that finalize_gradients leaves in the scratch.
+// The sums of all shards, or those that finalize_gradients has left in the scratch.
 fn merged_sums(channel: u32) -> Sums {
+    if HAS_SUMS {
+        return Sums(load_sums(channel), load_sums(params.channel_count + channel));
+    }
     let at = params.sums + channel;
     return Sums(load_scratch(at), load_scratch(at + params.channel_count));
 }

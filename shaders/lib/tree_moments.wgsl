@@ -3,7 +3,7 @@
 // `size` is a power of two, the same in all lanes; the first lane of each `size` gets the result.
 // Workgroup memory only, so the bits do not depend on the subgroup size.
 
-var<workgroup> tree_count: array<u32, LANES>;
+var<workgroup> tree_count: array<Count, LANES>;
 var<workgroup> tree_mean: array<f32, LANES>;
 var<workgroup> tree_variance: array<f32, LANES>;
 

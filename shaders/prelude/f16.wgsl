@@ -22,8 +22,11 @@ fn narrow(v: V) -> U {
     // Half a unit in the last place less one, and one more where the last bit is odd.
     let rounded = magnitude + U(0xfffu) + ((magnitude >> U(13u)) & U(1u));
     let normal = min((rounded - U(0x38000000u)) >> U(13u), U(0x7c00u));
-    // Next to 0.5, the last place of an f32 is that of a denormal half.
-    let denormal = bitcast<U>(bitcast<V>(magnitude) + V(0.5)) - U(0x3f000000u);
+    // A denormal half counts in steps of 2⁻²⁴; whole numbers, as no rounding of floats is promised.
+    let whole = (magnitude & U(0x7fffffu)) | U(0x800000u);
+    let places = min(U(126u) - (magnitude >> U(23u)), U(25u));
+    let even = (U(1u) << (places - U(1u))) - U(1u) + ((whole >> places) & U(1u));
+    let denormal = (whole + even) >> places;
     let number = select(normal, denormal, magnitude < U(0x38800000u));
     return sign | select(number, U(0x7e00u), magnitude > U(0x7f800000u));
 }

@@ -19,13 +19,13 @@ struct Params {
     weight: u32,
     plane: u32,
     sums: u32,
-    value_count: f32,
+    unbiased: u32,
     rate: f32,
     keep: f32,
-    variance_factor: f32,
     epsilon: f32,
     zero: u32,
     activation: f32,
+    padding: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -17,8 +17,7 @@ pub fn check(gpu: &Gpu, case: &Case, data: &Data) {
     compare_training(case, data, &runner::train(gpu, case, data)).unwrap();
     compare_frozen(case, data, &runner::frozen(gpu, case, data)).unwrap();
     let slot = runner::statistics(gpu, case, data);
-    let n = case.geometry().values_per_channel();
-    compare_statistics(case, data, &Moments::from_slot(n, &slot).unwrap()).unwrap();
+    compare_statistics(case, data, &Moments::from_slot(&slot).unwrap()).unwrap();
 }
 
 /// What must hold of the statistics alone.
@@ -54,18 +53,33 @@ pub struct Expected {
 
 /// Every result of a training forward and backward that the case asks for.
 pub fn expected_training(case: &Case, data: &Data) -> Vec<Expected> {
+    expected_by(case, data, Arithmetic::Kernel)
+}
+
+/// The same of a batch in shards.
+pub fn expected_sharded(case: &Case, data: &Data, parts: usize) -> Vec<Expected> {
+    expected_by(case, data, Arithmetic::Sharded { parts })
+}
+
+/// What must hold of a training forward and backward of a batch in shards.
+pub fn compare_sharded(case: &Case, data: &Data, parts: usize, r: &Results) -> Result<(), String> {
+    all_hold(case, r, expected_sharded(case, data, parts))
+}
+
+fn expected_by(case: &Case, data: &Data, arithmetic: Arithmetic) -> Vec<Expected> {
     let oracle = Oracle::new(case, data);
     let input = oracle.input(case);
     let f = reference::train(&input, &oracle.running, &case.config).unwrap();
     let g = reference::backward(&input, oracle.dy.view(), &case.config).unwrap();
-    let b = oracle.bounds(case, data, Center::Batch);
+    let b = oracle.bounds_by(case, data, Center::Batch, arithmetic);
     let n = case.geometry().values_per_channel();
-    let factor = case.config.running_variance.factor(n);
+    let factor = case.config.running_variance.factor(n as f64);
     let rate = rate(case, data);
     let mut all = vec![
         Expected { name: "y", values: flat(&f.y), bounds: b.y() },
         Expected { name: "mean", values: f.mean.to_vec(), bounds: b.mean() },
         Expected { name: "inv_std", values: f.inv_std.to_vec(), bounds: b.inv_std() },
+        Expected { name: "count", values: vec![n as f64; f.mean.len()], bounds: b.count() },
     ];
     if case.config.update != Update::None {
         let bounds = b.running_mean(&data.running_mean, rate);
@@ -180,7 +194,17 @@ impl Oracle {
     }
 
     pub fn bounds(&self, case: &Case, data: &Data, center: Center<'_>) -> Bounds {
-        Bounds::new(case.geometry(), given(case, data), &case.config, center, Arithmetic::Kernel)
+        self.bounds_by(case, data, center, Arithmetic::Kernel)
+    }
+
+    pub fn bounds_by(
+        &self,
+        case: &Case,
+        data: &Data,
+        center: Center<'_>,
+        arithmetic: Arithmetic,
+    ) -> Bounds {
+        Bounds::new(case.geometry(), given(case, data), &case.config, center, arithmetic)
     }
 }
 

@@ -41,6 +41,9 @@ pub const DIFFERENCE_ERROR: f64 = 1e-7;
 pub enum Arithmetic {
     /// The kernels: f32, relative to one of the channel's elements, four values an update.
     Kernel,
+    /// The kernels on so many parts, merged. Each adds an update, the rounding of its mean's two
+    /// halves, and of its distance from the shift.
+    Sharded { parts: usize },
     /// Plain f64 loops: the oracle, and PyTorch in float64.
     Oracle,
 }
@@ -48,7 +51,7 @@ pub enum Arithmetic {
 impl Arithmetic {
     fn unit(self) -> f64 {
         match self {
-            Self::Kernel => 2f64.powi(-24),
+            Self::Kernel | Self::Sharded { .. } => 2f64.powi(-24),
             Self::Oracle => 2f64.powi(-53),
         }
     }
@@ -57,6 +60,7 @@ impl Arithmetic {
     fn roundings(self, n: f64) -> f64 {
         match self {
             Self::Kernel => (16.0 + n / 4.0).sqrt(),
+            Self::Sharded { parts } => (16.0 + n / 4.0 + 4.0 * parts as f64).sqrt(),
             Self::Oracle => n.sqrt(),
         }
     }
@@ -151,12 +155,12 @@ pub fn added(prior: f32, gradient: f32) -> f64 {
 /// `μ = Σwμₚ`, `σ² = Σw(σₚ² + (μₚ−μ)²)` with weights w = nₚ/n. To first order an error of μ itself
 /// does not enter σ²; to second order it does. The merge is f64.
 pub fn merged(parts: &[(Moments, Bounds)], whole: &Moments) -> (Vec<f64>, Vec<f64>) {
-    let n = whole.count() as f64;
+    let n = whole.count();
     let double = 64.0 * Arithmetic::Oracle.unit();
     let variance = whole.variance(RunningVariance::Population);
     let one = |c: usize| {
         let weighed = |f: &dyn Fn(&Moments, &Bounds) -> f64| -> f64 {
-            parts.iter().map(|(m, b)| m.count() as f64 / n * f(m, b)).sum()
+            parts.iter().map(|(m, b)| m.count() / n * f(m, b)).sum()
         };
         let mean = whole.mean()[c];
         let mean_error = weighed(&|_, b| b.whole_mean()[c]) + double * mean.abs();
@@ -265,14 +269,14 @@ impl Bounds {
         for channel in 0..c {
             let values = || places(geometry, channel).map(|i| x[i]);
             let first = values().next().filter(|k| k.is_finite());
-            let k = first.filter(|_| arithmetic == Arithmetic::Kernel).unwrap_or(0.0);
+            let k = first.filter(|_| arithmetic != Arithmetic::Oracle).unwrap_or(0.0);
             let (mean, variance, mean_error, split_error, variance_error) = match &center {
                 Center::Batch => {
                     let shifted = values().map(|x| x - k).sum::<f64>() / n;
                     let mean = k + shifted;
                     let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
                     let reach = match arithmetic {
-                        Arithmetic::Kernel => {
+                        Arithmetic::Kernel | Arithmetic::Sharded { .. } => {
                             let largest = values().fold(f64::NEG_INFINITY, f64::max);
                             largest - values().fold(f64::INFINITY, f64::min)
                         }
@@ -451,6 +455,11 @@ impl Bounds {
         self.per_channel(|c, _| c.inv_std * c.inv_std_error)
     }
 
+    /// Of the count of values: f32 holds it exactly up to 2²⁴.
+    pub fn count(&self) -> Vec<f64> {
+        self.per_channel(|c, _| if c.n > 2f64.powi(24) { self.unit * c.n } else { 0.0 })
+    }
+
     /// After an update of `old` with weight `rate`.
     pub fn running_mean(&self, old: &[f32], rate: f64) -> Vec<f64> {
         self.per_channel(|c, i| {
@@ -464,7 +473,8 @@ impl Bounds {
         self.per_channel(|c, i| {
             let variance = (c.inv_std.powi(-2) - epsilon).max(0.0);
             let size = f64::from(old[i]).abs() + rate * factor * variance;
-            rate * factor * self.variance_errors[i] + 4.0 * self.unit * size + TINY
+            // The factor 1 + 1/(n − 1) divides, which WGSL grants 2.5 units in the last place.
+            rate * factor * self.variance_errors[i] + 8.0 * self.unit * size + TINY
         })
     }
 

@@ -87,6 +87,23 @@ impl fmt::Display for Case {
     }
 }
 
+/// The case and its data as shards, cut along `outer` at the given places, which ascend; those at
+/// the same place have an empty shard between them.
+pub fn shards(case: &Case, data: &Data, cuts: &[usize]) -> Vec<(Case, Data)> {
+    let g = case.geometry();
+    let [outer, c, inner] = [g.outer(), g.channels(), g.inner()].map(|d| d as usize);
+    let places: Vec<usize> = [0].iter().chain(cuts).chain([&outer]).copied().collect();
+    let one = |pair: &[usize]| {
+        let shape = vec![pair[1] - pair[0], c, inner];
+        let range = pair[0] * c * inner..pair[1] * c * inner;
+        let of = |values: &[f32]| values[range.clone()].to_vec();
+        let (x, dy, z) = (of(&data.x), of(&data.dy), of(&data.z));
+        let case = Case { shape, axis: ChannelAxis::At(1), ..case.clone() };
+        (case, Data { x, dy, z, ..data.clone() })
+    };
+    places.windows(2).map(one).collect()
+}
+
 /// The contents of every input slot.
 #[derive(Clone, Default)]
 pub struct Data {

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 
 use half::{bf16, f16};
 use wgpu_batchnorm::{
-    Backward, Bind, Caps, Element, FrozenBackward, Gpu, Infer, Kernels, Memory, Operation, Plan,
-    PlanError, Slot, SlotBuffers, Statistics, Train, wgpu,
+    Backward, Bind, Caps, ChannelAxis, Element, Finalize, FrozenBackward, Gpu, Gradient, Infer,
+    Kernels, Memory, Normalize, Operation, Plan, PlanError, Reduce, Slot, SlotBuffers, Statistics,
+    Train, wgpu,
 };
 
-use super::data::{Case, Data};
+use super::data::{Case, Data, shards};
 
 const CANARY: u32 = 0x7fc0_abcd;
 const ALIGN: u64 = 256;
@@ -31,6 +32,7 @@ pub struct Results {
     pub mean: Vec<f32>,
     pub rest: Vec<f32>,
     pub inv_std: Vec<f32>,
+    pub count: Vec<f32>,
     pub running_mean: Vec<f32>,
     pub running_var: Vec<f32>,
     pub batches: u32,
@@ -49,6 +51,7 @@ impl Results {
             "mean" => &self.mean,
             "rest" => &self.rest,
             "inv_std" => &self.inv_std,
+            "count" => &self.count,
             "running_mean" => &self.running_mean,
             "running_var" => &self.running_var,
             "dx" => &self.dx,
@@ -59,6 +62,15 @@ impl Results {
         }
     }
 
+    /// What a forward has saved.
+    pub fn saved(&self) -> Vec<f32> {
+        [&self.mean, &self.rest, &self.inv_std, &self.count]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect()
+    }
+
     /// Every value's bits: equal results are equal to the bit, NaN included.
     pub fn bits(&self) -> Vec<u32> {
         let all = [
@@ -66,6 +78,7 @@ impl Results {
             &self.mean,
             &self.rest,
             &self.inv_std,
+            &self.count,
             &self.running_mean,
             &self.running_var,
             &self.dx,
@@ -108,10 +121,73 @@ pub fn frozen(gpu: &Gpu, case: &Case, data: &Data) -> Results {
     collect(case, &forward, &backward)
 }
 
-/// What the statistics operation writes: mean, remainder and variance, `[C]` each.
+/// What the statistics operation writes: mean, remainder, variance and count, `[C]` each.
 pub fn statistics(gpu: &Gpu, case: &Case, data: &Data) -> Vec<f32> {
     let plan = plan::<Statistics>(gpu, case).unwrap();
     floats(&run(gpu, gpu.kernels(), plan, &inputs(data))[&Slot::Moments])
+}
+
+/// The geometry of a merge of so many parts.
+pub fn parts_case(case: &Case, parts: usize) -> Case {
+    let shape = vec![parts, case.geometry().channels() as usize];
+    Case { shape, axis: ChannelAxis::Last, ..case.clone() }
+}
+
+/// A training forward and backward of a batch in shards, put together again. The sums and
+/// parameter gradients of shards are added in f64, as a caller would.
+pub fn sharded(gpu: &Gpu, case: &Case, data: &Data, cuts: &[usize]) -> Results {
+    fn go<O: Bind>(gpu: &Gpu, case: &Case, inputs: &Contents) -> Contents {
+        run(gpu, gpu.kernels(), plan::<O>(gpu, case).unwrap(), inputs)
+    }
+    let shards = shards(case, data, cuts);
+    let parts = shards.iter().flat_map(|(case, data)| bits(&statistics(gpu, case, data)));
+    let mut merging = inputs(data);
+    merging.insert(Slot::Parts, parts.collect());
+    let merged = go::<Finalize>(gpu, &parts_case(case, shards.len()), &merging);
+    let with_saved = |data: &Data| {
+        let mut inputs = inputs(data);
+        inputs.insert(Slot::Saved, merged[&Slot::Saved].clone());
+        inputs
+    };
+    let normalized: Vec<Contents> =
+        shards.iter().map(|(case, data)| go::<Normalize>(gpu, case, &with_saved(data))).collect();
+    let with_mask = |data: &Data, normalized: &Contents| {
+        let mut inputs = with_saved(data);
+        inputs.extend(normalized.get(&Slot::Mask).map(|mask| (Slot::Mask, mask.clone())));
+        inputs
+    };
+    let both = || shards.iter().zip(&normalized);
+    let reduced: Vec<Contents> = both()
+        .map(|((case, data), normalized)| go::<Reduce>(gpu, case, &with_mask(data, normalized)))
+        .collect();
+    let total = |slot| -> Option<Vec<u32>> {
+        let each: Vec<Vec<f32>> =
+            reduced.iter().map(|r| r.get(&slot).map(|b| floats(b))).collect::<Option<_>>()?;
+        let sum = |i: usize| each.iter().map(|values| f64::from(values[i])).sum::<f64>() as f32;
+        Some((0..each[0].len()).map(|i| sum(i).to_bits()).collect())
+    };
+    let (mut forward, mut backward) = (merged.clone(), Contents::new());
+    for slot in [Slot::Dgamma, Slot::Dbeta] {
+        backward.extend(total(slot).map(|values| (slot, values)));
+    }
+    for (((case, data), y), reduced) in both().zip(&reduced) {
+        let mut inputs = with_mask(data, y);
+        inputs.extend(total(Slot::Sums).map(|values| (Slot::Sums, values)));
+        inputs.extend(reduced.get(&Slot::Dz).map(|dz| (Slot::Dz, dz.clone())));
+        let mut dx = go::<Gradient>(gpu, case, &inputs);
+        // Reduce has written it, whether or not there is a dx to make of it.
+        dx.extend(reduced.get(&Slot::Dz).map(|dz| (Slot::Dz, dz.clone())));
+        for (whole, part, slots) in [
+            (&mut forward, y, &[Slot::X, Slot::Y][..]),
+            (&mut backward, &dx, &[Slot::Dy, Slot::Dx, Slot::Dz]),
+        ] {
+            for &slot in slots {
+                let values = part.get(&slot).into_iter().flatten();
+                whole.entry(slot).or_default().extend(values);
+            }
+        }
+    }
+    collect(case, &forward, &backward)
 }
 
 pub fn inputs(data: &Data) -> Contents {
@@ -132,12 +208,16 @@ fn collect(case: &Case, forward: &Contents, backward: &Contents) -> Results {
     let in_place = case.config.memory == Memory::InPlace;
     let of = |contents: &Contents, slot| contents.get(&slot).map(|b| floats(b)).unwrap_or_default();
     let saved = of(forward, Slot::Saved);
-    let third = saved.len() / 3;
+    let plane = |i: usize| {
+        let c = saved.len() / 4;
+        saved[i * c..(i + 1) * c].to_vec()
+    };
     Results {
         y: of(forward, if in_place { Slot::X } else { Slot::Y }),
-        mean: saved[..third].to_vec(),
-        rest: saved[third..2 * third].to_vec(),
-        inv_std: saved[2 * third..].to_vec(),
+        mean: plane(0),
+        rest: plane(1),
+        inv_std: plane(2),
+        count: plane(3),
         running_mean: of(forward, Slot::RunningMean),
         running_var: of(forward, Slot::RunningVar),
         batches: forward.get(&Slot::Batches).map(|b| b[0]).unwrap_or_default(),

@@ -5,9 +5,9 @@
 use std::collections::HashSet;
 
 use wgpu_batchnorm::{
-    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Geometry,
-    Gradients, Infer, Mask, Memory, NonFinite, Operation, Plan, SingleValue, Statistics, Train,
-    Update, Variant,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Finalize, FrozenBackward,
+    Geometry, Gradient, Gradients, Infer, Mask, Memory, NonFinite, Normalize, Operation, Plan,
+    Reduce, SingleValue, Statistics, Train, Update, Variant,
 };
 
 const MEMORY: [Memory; 3] = [Memory::Separate, Memory::InPlace, Memory::Arena];
@@ -34,9 +34,12 @@ pub fn all() -> Vec<Variant> {
     for shape in SHAPES {
         for axis in [ChannelAxis::First, ChannelAxis::Last] {
             let geometry = Geometry::new(shape, axis).unwrap();
+            // As many parts as the shape's first dimension says, up to what can be planned.
+            let parts = Geometry::new(&[shape[0].min(8_000), 3], ChannelAxis::Last).unwrap();
             for class in [Class::Software, Class::Hardware] {
                 for config in forward_configs() {
                     all.add::<Train>(geometry, &config, class);
+                    all.add::<Finalize>(parts, &config, class);
                 }
                 for config in epilogue_configs() {
                     all.add::<Train>(geometry, &config, class);
@@ -49,6 +52,9 @@ pub fn all() -> Vec<Variant> {
                     all.add::<Backward>(geometry, &config, class);
                     all.add::<FrozenBackward>(geometry, &config, class);
                     all.add::<Statistics>(geometry, &config, class);
+                    all.add::<Normalize>(geometry, &config, class);
+                    all.add::<Reduce>(geometry, &config, class);
+                    all.add::<Gradient>(geometry, &config, class);
                 }
             }
         }
