@@ -23,7 +23,7 @@ fn main(
     var sum_dy = V(0.0);
     var sum_dyx = V(0.0);
     for (var row = strip.begin; row < strip.end; row = row + 1u) {
-        let at = row * params.row_loads + strip.place;
+        let at = index_of(strip, row);
         let x = load_x(at) - c.mean;
         let g = frozen_incoming(at, x * a.gain + a.shift);
         sum_dy = sum_dy + g;

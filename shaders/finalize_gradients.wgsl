@@ -2,7 +2,7 @@
 // Merges the partial sums of each channel; GROUP lanes share a channel. No partials (an empty
 // batch) give zeros.
 // Grid: channels / (LANES / GROUP). Reads: scratch, saved or running_var.
-// Writes: dgamma, dbeta, scratch (the merged sums, two planes [channel] from params.sums).
+// Writes: dgamma, dbeta, sums, scratch (the merged sums, two planes [channel] from params.sums).
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -15,7 +15,7 @@ fn main(
         return;
     }
     let channel = index * (LANES / GROUP) + lane / GROUP;
-    let live = channel < params.channel_count;
+    let live = channel < params.channels_here;
     var s = Sums(0.0, 0.0);
     if live {
         for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
@@ -25,8 +25,9 @@ fn main(
     }
     s = tree_sums(s, lane, GROUP);
     if live && lane % GROUP == 0u {
-        store_scratch(params.sums + channel, s.dy);
-        store_scratch(params.sums + params.channel_count + channel, s.dyx);
+        let at = sums_at(channel);
+        store_scratch(at, s.dy);
+        store_scratch(at + params.sums_plane, s.dyx);
         store_parameter_gradients(channel, center_of(channel).inv_std, s);
     }
 }

@@ -1,7 +1,7 @@
 
 // Merges the partial statistics of each channel; GROUP lanes share a channel.
 // Grid: channels / (LANES / GROUP). Reads: scratch, x (for the shift), batches.
-// Writes: saved, running_mean, running_var; or moments.
+// Writes: saved, running_mean, running_var; or moments; or a part in the scratch, from params.sums.
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -14,7 +14,7 @@ fn main(
         return;
     }
     let channel = index * (LANES / GROUP) + lane / GROUP;
-    let live = channel < params.channel_count;
+    let live = channel < params.channels_here;
     var m = Moments(Count(0), 0.0, 0.0);
     if live {
         for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
@@ -27,10 +27,15 @@ fn main(
     if live && lane % GROUP == 0u {
         let center = center_from(shift_of(channel), m);
         settle(channel, center, m);
+        keep_moments(channel, center, m);
         let c = params.channel_count;
-        store_moments(channel, center.mean);
-        store_moments(c + channel, center.rest);
-        store_moments(2u * c + channel, m.variance);
-        store_moments(3u * c + channel, f32(m.count));
+        if !HAS_SAVED && !HAS_MOMENTS {
+            // Of a window: a part, which merge_parts merges.
+            let at = params.sums + params.first_channel + channel;
+            store_scratch(at, center.mean);
+            store_scratch(at + c, center.rest);
+            store_scratch(at + 2u * c, m.variance);
+            store_scratch(at + 3u * c, f32(m.count));
+        }
     }
 }

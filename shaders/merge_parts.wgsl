@@ -1,10 +1,15 @@
 
 // Merges the statistics of parts of a batch, each a row (mean, rest, variance, count) of `parts`;
 // GROUP lanes share a channel. A part without values is not looked at, whatever it holds.
-// Grid: channels / (LANES / GROUP). Reads: parts, batches. Writes: saved, running_mean, running_var.
+// Grid: channels / (LANES / GROUP). Reads: parts, or the scratch from params.partials; batches.
+// Writes: saved, running_mean, running_var; or moments.
 
 fn part_at(channel: u32, t: u32, plane: u32) -> f32 {
-    return load_parts((t * 4u + plane) * params.channel_count + channel);
+    let i = (t * 4u + plane) * params.channel_count + channel;
+    if HAS_PARTS {
+        return load_parts(i);
+    }
+    return load_scratch(params.partials + i);
 }
 
 // What the means are merged relative to: the first one that is finite and of a part with values.
@@ -29,7 +34,7 @@ fn main(
         return;
     }
     let channel = index * (LANES / GROUP) + lane / GROUP;
-    let live = channel < params.channel_count;
+    let live = channel < params.channels_here;
     var m = Moments(0.0, 0.0, 0.0);
     var k = 0.0;
     if live {
@@ -46,6 +51,8 @@ fn main(
     }
     m = tree_moments(m, lane, GROUP);
     if live && lane % GROUP == 0u {
-        settle(channel, center_from(k, m), m);
+        let center = center_from(k, m);
+        settle(channel, center, m);
+        keep_moments(channel, center, m);
     }
 }

@@ -404,8 +404,14 @@ impl<O: Bind> Prepared<O> {
                 let entries: Vec<_> = uniform
                     .into_iter()
                     .chain(bindings.iter().filter_map(|binding| {
-                        let (_, piece, range) =
+                        let (slot, piece, range) =
                             pieces.iter().find(|(slot, ..)| *slot == binding.slot)?;
+                        let range = match &stage.window {
+                            Some(window) if slot.is_tensor() => {
+                                range.start + window.start..range.start + window.end
+                            }
+                            _ => range.clone(),
+                        };
                         Some(wgpu::BindGroupEntry {
                             binding: binding.number,
                             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {

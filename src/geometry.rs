@@ -116,6 +116,54 @@ impl Geometry {
         self.len() == 0
     }
 
+    /// Cuts the tensor into pieces that lie together and have at most `most` elements (≥ 64): of
+    /// whole samples, else of whole channels of a sample, else of one channel of a sample. A piece
+    /// begins at a multiple of four elements if its rows have one.
+    ///
+    /// Every channel is in as many pieces, which are numbered by `part`.
+    pub(crate) fn windows(&self, most: u64) -> Vec<Window> {
+        let Self { outer, channels, inner } = *self;
+        let row = channels * inner;
+        let window = |first, part, first_channel, outer, channels, inner| Window {
+            first,
+            part,
+            first_channel,
+            geometry: Self { outer, channels, inner },
+        };
+        if self.len() <= most {
+            return vec![window(0, 0, 0, outer, channels, inner)];
+        }
+        let steps = |end: u64, step: u64| {
+            (0..end.div_ceil(step)).map(move |i| (i, i * step, step.min(end - i * step)))
+        };
+        if row <= most {
+            let rows = most / row;
+            let rows = if rows >= 4 { rows - rows % 4 } else { rows };
+            return steps(outer, rows)
+                .map(|(part, o, rows)| window(o * row, part, 0, rows, channels, inner))
+                .collect();
+        }
+        let samples = 0..outer;
+        if inner <= most {
+            return samples
+                .flat_map(|o| {
+                    steps(channels, most / inner)
+                        .map(move |(_, c, wide)| window(o * row + c * inner, o, c, 1, wide, inner))
+                })
+                .collect();
+        }
+        let piece = most - most % 64;
+        let pieces = inner.div_ceil(piece);
+        samples
+            .flat_map(|o| (0..channels).map(move |c| (o, c)))
+            .flat_map(|(o, c)| {
+                steps(inner, piece).map(move |(p, i, long)| {
+                    window(o * row + c * inner + i, o * pieces + p, c, 1, 1, long)
+                })
+            })
+            .collect()
+    }
+
     /// The same memory with as few, as long rows as possible: a single channel is one row.
     pub(crate) fn coalesced(&self) -> Self {
         if self.channels == 1 {
@@ -124,6 +172,19 @@ impl Geometry {
             *self
         }
     }
+}
+
+/// A piece of a tensor that lies together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Window {
+    /// Its first element.
+    pub first: u64,
+    /// Which of its channels' pieces it is.
+    pub part: u64,
+    /// Its first channel.
+    pub first_channel: u64,
+    /// Of the piece.
+    pub geometry: Geometry,
 }
 
 /// Why a shape cannot be viewed as `[outer, C, inner]`.
@@ -177,6 +238,29 @@ mod tests {
         assert_eq!(view(&[2, 3, 4, 5], ChannelAxis::PerActivation), (2, 60, 1));
         assert_eq!(view(&[7], ChannelAxis::Last), (1, 7, 1));
         assert_eq!(view(&[0, 3, 4], ChannelAxis::First), (0, 3, 4));
+    }
+
+    #[test]
+    fn windows_cover_every_element_once() {
+        for shape in [[7, 3, 10], [1, 5, 64], [3, 1, 1000], [2, 300, 1], [5, 7, 3], [2, 3, 129]] {
+            let g = Geometry::new(&shape, ChannelAxis::First).unwrap();
+            for most in [64, 65, 100, 128, 1000, 10_000] {
+                let windows = g.windows(most);
+                let mut next = 0;
+                let mut parts = vec![Vec::new(); g.channels as usize];
+                for w in &windows {
+                    assert_eq!(w.first, next, "{shape:?} {most}");
+                    next += w.geometry.len();
+                    assert!(w.geometry.len() <= most);
+                    let channels = w.first_channel..w.first_channel + w.geometry.channels;
+                    channels.for_each(|c| parts[c as usize].push(w.part));
+                    assert!(w.geometry.inner % 4 > 0 || w.first % 4 == 0);
+                }
+                assert_eq!(next, g.len());
+                let numbers: Vec<u64> = (0..parts[0].len() as u64).collect();
+                assert!(parts.iter().all(|parts| *parts == numbers), "{shape:?} {most}");
+            }
+        }
     }
 
     #[test]

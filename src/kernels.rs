@@ -80,7 +80,9 @@ impl Kernels {
     }
 
     /// Limits that must be granted: WebGPU's defaults. Ask for a larger
-    /// `max_storage_buffer_binding_size` where tensors are larger than 128 MiB.
+    /// `max_storage_buffer_binding_size` where tensors are larger than 128 MiB, which are else cut
+    /// into windows, and for more `max_storage_buffers_per_shader_stage` where an activation or a
+    /// residual is fused, which is else split into more dispatches.
     pub fn required_limits() -> wgpu::Limits {
         wgpu::Limits::default()
     }
@@ -150,10 +152,15 @@ impl Kernels {
                 stage.variant.buffer_count().into(),
                 caps.max_storage_buffers.into(),
             )?;
+            let start = stage.window.as_ref().map_or(0, |window| window.start);
+            let alignment = u64::from(caps.storage_alignment);
+            if !start.is_multiple_of(alignment) {
+                check("bytes of alignment", alignment, start & start.wrapping_neg())?;
+            }
             check("workgroups in a dimension", widest, caps.max_workgroups_per_dimension.into())?;
         }
         for (slot, size) in plan.slots() {
-            let limit = caps.max_storage_binding_size;
+            let (size, limit) = (plan.binding_size(slot).min(size), caps.max_storage_binding_size);
             if size > limit {
                 return Err(PrepareError::TooLarge { slot, size, limit });
             }
@@ -284,12 +291,14 @@ fn trusted(
     // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
     //   loops end at `Range::end` or `Strip::end` and idle lanes return; a channel's shift is read
-    //   where its steps 0, step_count/2 and step_count − 1 begin;
-    // - the mask is indexed below a 32nd of the values, rounded up, by the same indices;
+    //   where its steps 0, step_count/2 and step_count − 1 begin; of a tensor in windows, the same
+    //   holds of a window, which begins at `base` in what is bound;
+    // - the mask is bound whole, and indexed below a 32nd of all values, rounded up;
     // - per-channel slots are indexed below channel_count (saved and moments: 4·channel_count,
     //   sums: 2·channel_count), and parts below chunk_count·4·channel_count;
-    // - the scratch is indexed below 2·plane, and below sums + 2·channel_count in backward
-    //   operations, which reserve it.
+    // - the scratch is indexed below 2·plane, and below sums + sums_plane + channel_count in backward
+    //   operations, which reserve it; what windows leave is indexed below partials + 2·plane (sums)
+    //   and partials + chunk_count·4·channel_count (parts).
     // Every loop advances by a constant ≥ 1 towards a bound, so it ends. Divisors are LANES, GROUP,
     // row_loads, chunk_count, per_chunk, run and channel_count, which are ≥ 1 wherever a workgroup
     // has work (an empty batch merges no partials and divides by none of them).

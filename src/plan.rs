@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -14,7 +15,7 @@ use crate::config::{
     Activation, Config, ConfigError, Element, Memory, NonFinite, RunningVariance, SingleValue,
     Update,
 };
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, Window};
 use crate::tuning::{MAX_ITERATIONS, Tuning};
 
 mod private {
@@ -199,6 +200,22 @@ impl Slot {
         }
     }
 
+    /// Whether the slot is one or several values of each channel.
+    pub(crate) fn is_of_channels(&self) -> bool {
+        matches!(
+            self,
+            Self::Gamma
+                | Self::Beta
+                | Self::Dgamma
+                | Self::Dbeta
+                | Self::Saved
+                | Self::RunningMean
+                | Self::RunningVar
+                | Self::Moments
+                | Self::Sums
+        )
+    }
+
     /// Whether the slot is a whole tensor, shaped as `x`.
     pub fn is_tensor(&self) -> bool {
         matches!(self, Self::X | Self::Y | Self::Dy | Self::Dx | Self::Z | Self::Dz)
@@ -234,6 +251,10 @@ impl Slots {
 
     fn with(self, condition: bool, slot: Slot) -> Self {
         if condition { Self(self.0 | 1 << slot as u8) } else { self }
+    }
+
+    fn without(self, slot: Slot) -> Self {
+        Self(self.0 & !(1 << slot as u8))
     }
 
     fn union(self, other: Self) -> Self {
@@ -341,8 +362,24 @@ pub struct Params {
     pub zero: u32,
     /// The activation's slope or limit.
     pub activation: f32,
+    /// Vector loads from where a tensor's binding begins to where its window does.
+    pub base: u32,
+    /// Vector loads from the first element to where the binding begins.
+    pub mask_base: u32,
+    /// The window's first channel.
+    pub first_channel: u32,
+    /// The window's channels.
+    pub channels_here: u32,
+    /// Where partials or parts lie in the scratch, in floats.
+    pub partials: u32,
+    /// Floats in one plane of merged sums.
+    pub sums_plane: u32,
     /// Padding to 16 bytes.
     pub padding: u32,
+    #[doc(hidden)]
+    pub padding_1: u32,
+    #[doc(hidden)]
+    pub padding_2: u32,
 }
 
 /// An [`Activation`] without its number, which is a uniform.
@@ -420,6 +457,9 @@ pub struct Stage {
     pub params: Params,
     /// Bytes it must read and write in tensors and partials.
     pub bytes_moved: u64,
+    /// The bytes of every tensor that it binds, where a tensor is too large for one binding. The
+    /// mask and all other slots are bound whole.
+    pub window: Option<Range<u64>>,
 }
 
 impl Stage {
@@ -506,16 +546,21 @@ impl<O: Operation> Plan<O> {
         if !size.is_power_of_two() || size < 4 || size > max {
             return Err(PlanError::Tuning { workgroup_size: size, max });
         }
-        let tensor_size = geometry.len() * config.element.size();
-        // Indices and loop counters are u32, with room to step past the end.
+        // Scratch and partials are counted by u32.
         let limit = caps.max_storage_binding_size.min(1 << 33);
         let check = |slot: Slot, size| {
-            // An index of an element fits u32, with room.
-            let tensor = slot.is_tensor();
-            let limit = if tensor { limit.min(config.element.size() << 31) } else { limit };
             if size > limit { Err(PlanError::TooLarge { slot, size, limit }) } else { Ok(()) }
         };
-        check(Slot::X, tensor_size)?;
+        let most = window_limit(config.element, caps);
+        if most < MIN_WINDOW {
+            let size = MIN_WINDOW * config.element.size();
+            return Err(PlanError::TooLarge { slot: Slot::X, size, limit });
+        }
+        if geometry.len() / most >= MAX_WINDOWS {
+            let [size, limit] =
+                [geometry.len(), MAX_WINDOWS * most].map(|n| n * config.element.size());
+            return Err(PlanError::TooLarge { slot: Slot::X, size, limit });
+        }
         let mut builder = Builder::new(geometry, config, caps, tuning);
         O::stages(&mut builder);
         let Builder { stages, scratch, path, slope, .. } = builder;
@@ -551,8 +596,8 @@ impl<O: Operation> Plan<O> {
             slope,
             operation: PhantomData,
         };
-        for (slot, size) in plan.slots() {
-            check(slot, size)?;
+        for (slot, _) in plan.slots() {
+            check(slot, plan.binding_size(slot))?;
         }
         Ok(plan)
     }
@@ -617,6 +662,13 @@ impl<O: Operation> Plan<O> {
         }
     }
 
+    /// The largest part of `slot` that one dispatch binds, in bytes.
+    pub fn binding_size(&self, slot: Slot) -> u64 {
+        let windows = self.stages.iter().filter_map(|stage| stage.window.as_ref());
+        let largest = windows.map(|window| window.end - window.start).max();
+        largest.filter(|_| slot.is_tensor()).unwrap_or(self.slot_size(slot))
+    }
+
     /// Why memory for `slot` would have no use, if so.
     pub(crate) fn refuses(&self, slot: Slot) -> Option<&'static str> {
         let Config { affine, gradients, update, memory, residual, .. } = self.config;
@@ -667,7 +719,8 @@ impl<O: Operation> Plan<O> {
         if let Some(slope) = self.slope {
             let _ = writeln!(text, "  The activation's slope {slope}.");
         }
-        for stage in &self.stages {
+        const SHOWN: usize = 12;
+        for stage in self.stages.iter().take(SHOWN) {
             let [x, y, z] = stage.grid;
             let _ = writeln!(
                 text,
@@ -677,6 +730,19 @@ impl<O: Operation> Plan<O> {
                 stage.variant.vector,
                 stage.variant.element.name(),
                 stage.bytes_moved
+            );
+        }
+        if self.stages.len() > SHOWN {
+            let _ = writeln!(text, "  … and {} more", self.stages.len() - SHOWN);
+        }
+        let mut windows: Vec<_> = self.stages.iter().filter_map(|s| s.window.as_ref()).collect();
+        windows.sort_by_key(|window| window.start);
+        windows.dedup();
+        if !windows.is_empty() {
+            let _ = writeln!(
+                text,
+                "  A tensor is larger than one binding, or than one dispatch should take: {} windows.",
+                windows.len()
             );
         }
         let moved = self.bytes_moved();
@@ -754,7 +820,6 @@ impl Wanted {
 /// Builds the stages of one operation.
 #[doc(hidden)]
 pub struct Builder<'a> {
-    geometry: Geometry,
     config: &'a Config,
     tuning: &'a Tuning,
     max_per_dimension: u32,
@@ -767,6 +832,13 @@ pub struct Builder<'a> {
     params: Params,
     /// Floats in one plane of partials.
     plane: u64,
+    /// Of the tensor in pieces that can be bound, and the one that stages are made for.
+    windows: Vec<Window>,
+    window: Window,
+    alignment: u64,
+    /// Where the merged sums of all windows lie in the scratch, in floats.
+    merged: u64,
+    /// Of the window.
     tensor_size: u64,
     empty: bool,
     /// For [`Finalize`], whose geometry is `[P, C]`.
@@ -778,13 +850,15 @@ pub struct Builder<'a> {
     /// Where a backward has the activation's slope from, or a forward puts it.
     slope: Option<&'static str>,
     max_buffers: u32,
-    mask_size: u64,
 }
 
 impl<'a> Builder<'a> {
     fn new(geometry: Geometry, config: &'a Config, caps: &Caps, tuning: &'a Tuning) -> Self {
+        let most = caps.max_storage_binding_size.min(MAX_WINDOW);
+        let fits = geometry.len() * config.element.size() <= most;
+        let most = if fits { u64::MAX } else { window_limit(config.element, caps) };
+        let windows = geometry.coalesced().windows(most);
         let mut builder = Self {
-            geometry,
             config,
             tuning,
             max_per_dimension: caps.max_workgroups_per_dimension.max(1),
@@ -794,7 +868,11 @@ impl<'a> Builder<'a> {
             fused: false,
             params: Params::default(),
             plane: 0,
-            tensor_size: geometry.len() * config.element.size(),
+            window: windows[0],
+            windows,
+            alignment: u64::from(caps.storage_alignment).max(16),
+            merged: 0,
+            tensor_size: 0,
             empty: geometry.is_empty(),
             part_count: geometry.values_per_channel().min(u64::from(u32::MAX)) as u32,
             stages: Vec::new(),
@@ -802,7 +880,6 @@ impl<'a> Builder<'a> {
             path: "nothing to do for an empty tensor",
             slope: None,
             max_buffers: caps.max_storage_buffers,
-            mask_size: mask_size(&geometry),
         };
         builder.params.activation = config.activation.parameter() as f32;
         builder.params.channel_count = geometry.channels().min(u64::from(u32::MAX)) as u32;
@@ -815,19 +892,89 @@ impl<'a> Builder<'a> {
         };
         builder.params.rate = rate as f32;
         builder.params.keep = keep as f32;
+        builder.params.channels_here = builder.params.channel_count;
+        builder.params.sums_plane = builder.params.channel_count;
         if !builder.empty {
-            builder.lay_out(true);
+            builder.open(builder.window, builder.windows.len() == 1);
+            builder.path = builder.layout_path();
         }
         builder
     }
 
-    /// Decides how the tensor is walked and cut. The sizes fit `u32`: a binding does.
+    /// The stages to come are for this window.
+    fn open(&mut self, window: Window, may_fuse: bool) {
+        self.window = window;
+        self.tensor_size = window.geometry.len() * self.config.element.size();
+        self.lay_out(may_fuse);
+        let size = self.config.element.size();
+        let load = size * u64::from(self.vector);
+        let begin = window.first * size;
+        let bound = begin / self.alignment * self.alignment;
+        // Of a tensor in one piece, zeros.
+        self.params.base = ((begin - bound) / load) as u32;
+        self.params.mask_base = (bound / load) as u32;
+        self.params.first_channel = window.first_channel as u32;
+        self.params.channels_here = window.geometry.channels() as u32;
+        self.params.partials = 0;
+        self.params.sums_plane = self.params.channel_count;
+        if !self.is_whole() {
+            self.params.sums = self.merged as u32;
+        }
+    }
+
+    /// The stages to come are for all windows' results.
+    fn close(&mut self) {
+        (self.params.first_channel, self.params.channels_here) = (0, self.params.channel_count);
+    }
+
+    fn is_whole(&self) -> bool {
+        self.windows.len() == 1
+    }
+
+    /// Makes stages for one window after the other.
+    fn in_windows(&mut self, make: impl Fn(&mut Self)) {
+        if self.is_whole() {
+            return make(self);
+        }
+        for i in 0..self.windows.len() {
+            self.open(self.windows[i], false);
+            make(self);
+        }
+        self.close();
+    }
+
+    /// Pieces of every channel.
+    fn part_total(&self) -> u64 {
+        self.windows.iter().map(|window| window.part + 1).max().unwrap_or(0)
+    }
+
+    /// Floats of the partials of the window that has most.
+    fn most_partials(&mut self) -> u64 {
+        if self.is_whole() {
+            return 2 * self.plane;
+        }
+        let mut most = 0;
+        for i in 0..self.windows.len() {
+            self.open(self.windows[i], false);
+            most = most.max(2 * self.plane);
+        }
+        most
+    }
+
+    /// Bytes of the mask of the window.
+    fn mask_size(&self) -> u64 {
+        mask_size(&self.window.geometry)
+    }
+
+    /// Decides how the window is walked and cut. The sizes fit `u32`: a binding does.
     fn lay_out(&mut self, may_fuse: bool) {
-        let (t, g) = (self.tuning, self.geometry.coalesced());
+        let (t, g) = (self.tuning, self.window.geometry);
+        // Whether vectors of four may begin with the window.
+        let whole = self.window.first.is_multiple_of(4);
         let lanes = u64::from(t.workgroup_size);
         let total = g.len();
         let (steps, tail, width);
-        let vector = if g.inner().is_multiple_of(4) { 4 } else { 1 };
+        let vector = if whole && g.inner().is_multiple_of(4) { 4 } else { 1 };
         let row_loads = g.inner() / vector;
         let steps_of_rows = g.outer() * row_loads;
         // Rows that no vector fits are walked as columns when there are enough of them to pay for
@@ -859,8 +1006,9 @@ impl<'a> Builder<'a> {
         } else {
             self.walk = Walk::Columns;
             let columns = g.channels() * g.inner();
-            let vector_of =
-                |width: u64| if width.is_multiple_of(4) && total.is_multiple_of(4) { 4 } else { 1 };
+            let vector_of = |width: u64| {
+                if whole && width.is_multiple_of(4) && total.is_multiple_of(4) { 4 } else { 1 }
+            };
             self.vector = vector_of(columns);
             self.across = (columns / u64::from(self.vector)).div_ceil(lanes);
             self.fused = may_fuse && g.inner() == 1 && self.one_dispatch(g.outer());
@@ -904,7 +1052,10 @@ impl<'a> Builder<'a> {
         self.plane = u64::from(params.chunk_count) * width;
         params.plane = self.plane as u32;
         params.sums = (self.plane * 2) as u32;
-        self.path = match (self.walk, self.fused) {
+    }
+
+    fn layout_path(&self) -> &'static str {
+        match (self.walk, self.fused) {
             (Walk::Rows, true) => {
                 "one workgroup per channel does everything in one dispatch, as a channel is short"
             }
@@ -917,13 +1068,14 @@ impl<'a> Builder<'a> {
             (Walk::Columns, false) => {
                 "lanes over columns, chunks of rows give partial results that a second dispatch merges and a third applies"
             }
-        };
+        }
     }
 
     /// Lays out again without the path of one dispatch, which would bind too many buffers.
     fn split(&mut self) {
         if self.fused {
             self.lay_out(false);
+            self.path = self.layout_path();
         }
     }
 
@@ -979,7 +1131,16 @@ impl<'a> Builder<'a> {
             cumulative: slots.contains(Slot::Batches),
             keep_non_finite: updates && config.non_finite == NonFinite::Keep,
         };
-        self.stages.push(Stage { variant, grid, params, bytes_moved });
+        let window = match self.is_whole() || !slots.iter().any(|slot| slot.is_tensor()) {
+            true => None,
+            false => {
+                let Window { first, geometry, .. } = self.window;
+                let size = config.element.size();
+                let end = ((first + geometry.len()) * size).next_multiple_of(4);
+                Some(first * size / self.alignment * self.alignment..end)
+            }
+        };
+        self.stages.push(Stage { variant, grid, params, bytes_moved, window });
     }
 
     fn partials_per_channel(&self) -> u64 {
@@ -994,7 +1155,7 @@ impl<'a> Builder<'a> {
 
     fn finalize_workgroups(&self) -> u64 {
         let groups = self.tuning.workgroup_size / self.group_size();
-        u64::from(self.params.channel_count).div_ceil(u64::from(groups))
+        u64::from(self.params.channels_here).div_ceil(u64::from(groups))
     }
 
     fn sweep_workgroups(&self) -> u64 {
@@ -1041,10 +1202,14 @@ impl<'a> Builder<'a> {
 
     /// From `x` and what is saved to `y`.
     fn apply(&mut self) {
-        let (output, bytes) = self.output(false);
-        let slots = output.union(Slots::of(&[Slot::X, Slot::Saved]));
+        self.in_windows(|b| b.normalize_window(Slots::of(&[Slot::X, Slot::Saved]), false));
+    }
+
+    fn normalize_window(&mut self, inputs: Slots, frozen: bool) {
+        let (output, bytes) = self.output(frozen);
         let kernel = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
-        self.push(kernel, slots, self.sweep_workgroups(), self.tensor_size + bytes);
+        let bytes = self.tensor_size + bytes;
+        self.push(kernel, output.union(inputs), self.sweep_workgroups(), bytes);
     }
 
     /// What a forward does with normalized values: the slots, and the bytes it moves in them.
@@ -1057,7 +1222,7 @@ impl<'a> Builder<'a> {
             );
         }
         let slots = Slots::of(&[Slot::Y]).with(residual, Slot::Z).with(mask, Slot::Mask);
-        let mask_size = if mask { self.mask_size } else { 0 };
+        let mask_size = if mask { self.mask_size() } else { 0 };
         (self.affine(slots), self.tensor_size * (1 + u64::from(residual)) + mask_size)
     }
 
@@ -1071,7 +1236,7 @@ impl<'a> Builder<'a> {
         }
         if self.config.uses_mask(frozen) {
             self.slope = Some("is read as one bit per value, which the forward has written");
-            return (dy.with(true, Slot::Mask), e + self.mask_size);
+            return (dy.with(true, Slot::Mask), e + self.mask_size());
         }
         self.slope = Some(match residual {
             true => "is computed again from x and z",
@@ -1106,15 +1271,42 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Partial statistics, then their merge into the slots of `settled`.
+    /// Partial statistics, then their merge into the slots of `settled`. Of a tensor in windows,
+    /// each window's merge is a part, and the parts are merged.
     fn measure(&mut self, settled: Slots) {
-        self.scratch = self.plane * 2;
+        if self.is_whole() {
+            self.scratch = self.plane * 2;
+            return self.measure_window(settled);
+        }
+        let (parts, total) = (self.most_partials(), self.part_total());
+        let part = 4 * u64::from(self.params.channel_count);
+        self.scratch = parts + total * part;
+        self.in_windows(|b| {
+            b.params.sums = (parts + b.window.part * part) as u32;
+            b.measure_window(Slots::of(&[Slot::X]));
+        });
+        self.merge_windows(parts, total);
+        let slots = settled.without(Slot::X).with(true, Slot::Scratch);
+        self.push(Kernel::MergeParts, slots, self.finalize_workgroups(), total * part * 4);
+    }
+
+    fn measure_window(&mut self, settled: Slots) {
         let partials = self.partials();
         let kernel = self.pick(Kernel::RowsStatistics, Kernel::ColumnsStatistics);
         let slots = Slots::of(&[Slot::X, Slot::Scratch]);
         self.push(kernel, slots, self.sweep_workgroups(), self.tensor_size + partials);
         let slots = settled.union(slots);
         self.push(Kernel::FinalizeStatistics, slots, self.finalize_workgroups(), partials);
+    }
+
+    /// What windows have left in the scratch from `place` on is merged as partials: one chunk each,
+    /// one partial in a chunk.
+    fn merge_windows(&mut self, place: u64, total: u64) {
+        let params = &mut self.params;
+        params.partials = place as u32;
+        params.plane = (total * u64::from(params.channel_count)) as u32;
+        params.width = params.channel_count;
+        (params.chunk_count, params.per_chunk, params.run) = (total as u32, 1, 1);
     }
 
     fn statistics(&mut self) {
@@ -1136,11 +1328,9 @@ impl<'a> Builder<'a> {
         if self.empty {
             return;
         }
-        let (output, bytes) = self.output(true);
-        let slots = output.union(Slots::of(&[Slot::X, Slot::RunningMean, Slot::RunningVar]));
-        let kernel = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
         self.path = "one pass with the running statistics";
-        self.push(kernel, slots, self.sweep_workgroups(), self.tensor_size + bytes);
+        let inputs = Slots::of(&[Slot::X, Slot::RunningMean, Slot::RunningVar]);
+        self.in_windows(|b| b.normalize_window(inputs, true));
     }
 
     /// Gradients that exist: a tensor without elements has no `dx` and no `dz`, an absent parameter
@@ -1207,29 +1397,68 @@ impl<'a> Builder<'a> {
 
     /// Partial sums, and `dz` on the way; then, if `merges`, their merge into the slots of `results`.
     fn sum(&mut self, centered: bool, dz: bool, results: Slots, merges: bool) {
-        self.scratch = self.gradient_scratch();
-        let partials = self.partials();
-        let kernel = self.pick(Kernel::RowsReduce, Kernel::ColumnsReduce);
-        let (inputs, size) = self.gradient_inputs(centered);
-        let slots = inputs.with(true, Slot::Scratch).with(dz, Slot::Dz);
-        let bytes = size + if dz { self.tensor_size } else { 0 } + partials;
-        self.push(kernel, slots, self.sweep_workgroups(), bytes);
+        let scaled = if results.contains(Slot::Dgamma) { Some(Slot::Saved) } else { None };
+        self.sum_windows(results, scaled, merges, |b| {
+            let kernel = b.pick(Kernel::RowsReduce, Kernel::ColumnsReduce);
+            let (inputs, size) = b.gradient_inputs(centered);
+            let slots = inputs.with(true, Slot::Scratch).with(dz, Slot::Dz);
+            let bytes = size + if dz { b.tensor_size } else { 0 } + b.partials();
+            b.push(kernel, slots, b.sweep_workgroups(), bytes);
+        });
+    }
+
+    /// What `make` leaves of each window as partials is merged into the slots of `results`, where
+    /// inv_std is that of the slot `scaled`; of several windows, in two steps.
+    fn sum_windows(
+        &mut self,
+        results: Slots,
+        scaled: Option<Slot>,
+        merges: bool,
+        make: impl Fn(&mut Self),
+    ) {
+        let c = u64::from(self.params.channel_count);
+        let slots = results.with(true, Slot::Scratch);
+        let slots = scaled.map_or(slots, |scaled| slots.with(true, scaled));
+        let kernel = Kernel::FinalizeGradients;
+        if self.is_whole() {
+            // Two planes of partials, then the merged sums.
+            self.scratch = 2 * (self.plane + c);
+            make(self);
+            if merges {
+                self.push(kernel, slots, self.finalize_workgroups(), self.partials());
+            }
+            return;
+        }
+        let (place, total) = (self.most_partials(), self.part_total());
+        self.merged = place + 2 * total * c;
+        self.scratch = self.merged + 2 * c;
+        self.in_windows(|b| {
+            b.params.sums = (place + b.window.part * c) as u32;
+            b.params.sums_plane = (total * c) as u32;
+            make(b);
+            if merges {
+                let (slots, bytes) = (Slots::of(&[Slot::Scratch]), b.partials());
+                b.push(kernel, slots, b.finalize_workgroups(), bytes);
+            }
+        });
         if merges {
-            let scaled = results.contains(Slot::Dgamma);
-            let slots = results.with(true, Slot::Scratch).with(scaled, Slot::Saved);
-            self.push(Kernel::FinalizeGradients, slots, self.finalize_workgroups(), partials);
+            self.merge_windows(place, total);
+            (self.params.sums, self.params.sums_plane) = (self.merged as u32, c as u32);
+            self.push(kernel, slots, self.finalize_workgroups(), 8 * total * c);
         }
     }
 
     /// `dx`, from merged sums in the slot `sums`; from `dz`, where an earlier pass has kept it.
     fn slope(&mut self, dz: bool, sums: Slot) {
-        let (inputs, size) = match dz {
-            true => (Slots::of(&[Slot::X, Slot::Saved, Slot::Dz]), 2 * self.tensor_size),
-            false => self.gradient_inputs(true),
-        };
-        let kernel = self.pick(Kernel::RowsGradient, Kernel::ColumnsGradient);
-        let slots = inputs.union(self.gradient_output()).with(true, sums);
-        self.push(kernel, slots, self.sweep_workgroups(), size + self.tensor_size);
+        self.in_windows(|b| {
+            let (inputs, size) = match dz {
+                true => (Slots::of(&[Slot::X, Slot::Saved, Slot::Dz]), 2 * b.tensor_size),
+                false => b.gradient_inputs(true),
+            };
+            let kernel = b.pick(Kernel::RowsGradient, Kernel::ColumnsGradient);
+            let slots = inputs.union(b.gradient_output()).with(true, sums);
+            b.push(kernel, slots, b.sweep_workgroups(), size + b.tensor_size);
+        });
     }
 
     fn reduce(&mut self) {
@@ -1263,11 +1492,6 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Two planes of partials, then the merged sums.
-    fn gradient_scratch(&self) -> u64 {
-        2 * (self.plane + u64::from(self.params.channel_count))
-    }
-
     fn frozen_backward(&mut self) {
         let wanted @ Wanted { dx, dz, dgamma, .. } = self.wanted();
         if self.params.channel_count == 0 || !wanted.any() {
@@ -1278,7 +1502,7 @@ impl<'a> Builder<'a> {
             self.zero_gradients(parameters);
             return;
         }
-        let (incoming, incoming_size) = self.incoming(true);
+        let (incoming, _) = self.incoming(true);
         let sums = Slots::default()
             .with(parameters != Slots::default(), Slot::Scratch)
             .with(dgamma, Slot::X)
@@ -1289,23 +1513,31 @@ impl<'a> Builder<'a> {
             .with(dx && self.config.affine.gamma, Slot::Gamma);
         let output = sums.union(gradient);
         let kept = Slots::default().with(dz, Slot::Dz);
-        if self.fits(incoming.union(output).union(kept)) {
-            self.path = "one pass for dx and the partial sums, then a merge of the sums";
-            self.frozen(incoming.union(output).union(kept), incoming_size);
-        } else if dz {
-            self.path = "one pass for dz, one from it for dx and the partial sums, then a merge of the sums";
-            self.frozen(incoming.union(kept), incoming_size);
-            self.frozen(output.union(kept), self.tensor_size);
-        } else {
-            self.path = "one pass for the partial sums, one for dx, then a merge of the sums";
-            self.frozen(incoming.union(sums), incoming_size);
-            self.frozen(incoming.union(gradient), incoming_size);
-        }
+        let at_once = self.fits(incoming.union(output).union(kept));
+        self.path = match (at_once, dz) {
+            (true, _) => "one pass for dx and the partial sums, then a merge of the sums",
+            (false, true) => {
+                "one pass for dz, one from it for dx and the partial sums, then a merge of the sums"
+            }
+            (false, false) => "one pass for the partial sums, one for dx, then a merge of the sums",
+        };
+        let make = |b: &mut Self| {
+            let (incoming, size) = b.incoming(true);
+            if at_once {
+                b.frozen(incoming.union(output).union(kept), size);
+            } else if dz {
+                b.frozen(incoming.union(kept), size);
+                b.frozen(output.union(kept), b.tensor_size);
+            } else {
+                b.frozen(incoming.union(sums), size);
+                b.frozen(incoming.union(gradient), size);
+            }
+        };
         if sums.contains(Slot::Scratch) {
-            self.scratch = self.gradient_scratch();
-            let slots = parameters.with(true, Slot::Scratch).with(dgamma, Slot::RunningVar);
-            let partials = self.partials();
-            self.push(Kernel::FinalizeGradients, slots, self.finalize_workgroups(), partials);
+            let scaled = if dgamma { Some(Slot::RunningVar) } else { None };
+            self.sum_windows(parameters, scaled, true, make);
+        } else {
+            self.in_windows(make);
         }
     }
 
@@ -1357,6 +1589,22 @@ fn buffer_count(slots: Slots, memory: Memory) -> u32 {
         u32::from(memory == Memory::InPlace && slots.contains(output) && slots.contains(input))
     };
     slots.0.count_ones() - home(Slot::Y, Slot::X) - home(Slot::Dx, Slot::Dy)
+}
+
+/// One dispatch binds at most so many bytes of a tensor, however much the device can: a driver may
+/// take a dispatch of seconds for a hang.
+const MAX_WINDOW: u64 = 1 << 30;
+
+/// A plan is not made of more windows than this.
+const MAX_WINDOWS: u64 = 1 << 12;
+
+/// Elements that any window can have.
+const MIN_WINDOW: u64 = 64;
+
+/// Elements of a tensor that one dispatch can bind, with room to begin at an aligned byte.
+fn window_limit(element: Element, caps: &Caps) -> u64 {
+    let bytes = caps.max_storage_binding_size.min(MAX_WINDOW);
+    bytes.saturating_sub(u64::from(caps.storage_alignment).max(16)) / element.size()
 }
 
 /// One bit per value, in whole words.

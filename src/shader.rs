@@ -179,7 +179,7 @@ fn row(kernel: Kernel) -> Row {
                 (Slot::RunningVar, Writes),
                 (Slot::Batches, Read),
                 (Slot::Moments, Writes),
-                (Slot::Scratch, Read),
+                (Slot::Scratch, Writes),
             ],
         ),
         Kernel::MergeParts => row(
@@ -190,7 +190,9 @@ fn row(kernel: Kernel) -> Row {
                 (Slot::RunningMean, Writes),
                 (Slot::RunningVar, Writes),
                 (Slot::Batches, Read),
+                (Slot::Moments, Writes),
                 (Slot::Parts, Read),
+                (Slot::Scratch, Read),
             ],
         ),
         Kernel::RowsNormalize => {
@@ -313,6 +315,8 @@ fn value_type(slot: Slot) -> &'static str {
 enum Stored {
     /// As values of its type.
     Plain,
+    /// One f32 of each channel, in one or several planes; a window may begin at a later channel.
+    OfChannel,
     /// A vector of four halves in two words.
     Pairs,
     /// Two halves in a word.
@@ -331,6 +335,7 @@ impl Stored {
         match binding.slot {
             Slot::Mask if written => Self::AtomicBits,
             Slot::Mask => Self::Bits,
+            slot if slot.is_of_channels() => Self::OfChannel,
             slot if !slot.is_tensor() || variant.element == Element::F32 => Self::Plain,
             _ if variant.vector == 4 => Self::Pairs,
             _ if written => Self::AtomicHalves,
@@ -340,7 +345,7 @@ impl Stored {
 
     fn word(self, slot: Slot) -> &'static str {
         match self {
-            Self::Plain => value_type(slot),
+            Self::Plain | Self::OfChannel => value_type(slot),
             Self::Pairs => "vec2<u32>",
             Self::Halves | Self::Bits => "u32",
             Self::AtomicHalves | Self::AtomicBits => "atomic<u32>",
@@ -351,11 +356,14 @@ impl Stored {
     fn read(self, at: &str) -> String {
         match self {
             Self::Plain => format!("{at}[i]"),
+            Self::OfChannel => format!("{at}[i + params.first_channel]"),
             Self::Pairs => format!("unpack({at}[i])"),
             Self::Halves => format!("unpack({at}[i / 2u], i)"),
             Self::AtomicHalves => format!("unpack(atomicLoad(&{at}[i / 2u]), i)"),
-            Self::Bits => format!("bits_at({at}[word_of(i)], i)"),
-            Self::AtomicBits => format!("bits_at(atomicLoad(&{at}[word_of(i)]), i)"),
+            Self::Bits => format!("bits_at({at}[word_of(i + params.mask_base)], i)"),
+            Self::AtomicBits => {
+                format!("bits_at(atomicLoad(&{at}[word_of(i + params.mask_base)]), i)")
+            }
         }
     }
 
@@ -369,7 +377,8 @@ impl Stored {
         match self {
             Self::Pairs => format!("{at}[i] = pack(v);"),
             Self::AtomicHalves => flip("i / 2u", "difference"),
-            Self::AtomicBits => flip("word_of(i)", "bit_difference"),
+            Self::AtomicBits => flip("word_of(i + params.mask_base)", "bit_difference"),
+            Self::OfChannel => format!("{at}[i + params.first_channel] = v;"),
             Self::Plain | Self::Halves | Self::Bits => format!("{at}[i] = v;"),
         }
     }

@@ -361,7 +361,7 @@ fn tensors_over_the_limits() {
     if limit > 1 << 30 {
         return;
     }
-    let x = ArrayD::<f32>::zeros(vec![2, (limit / 8 + 1) as usize]);
+    let x = ArrayD::<f32>::zeros(vec![1, (limit / 4 + 1) as usize]);
     let running = RunningStatistics::new(x.shape()[1]);
     let error = gpu
         .forward_infer_blocking(
@@ -370,8 +370,8 @@ fn tensors_over_the_limits() {
             &Config::pytorch(),
         )
         .unwrap_err();
-    let size = limit + 8;
-    assert_eq!(error, HostError::Plan(PlanError::TooLarge { slot: Slot::X, size, limit }));
+    let (slot, size) = (Slot::RunningMean, limit + 4);
+    assert_eq!(error, HostError::Plan(PlanError::TooLarge { slot, size, limit }));
 }
 
 /// The caller's own device, with nothing but WebGPU's defaults.

@@ -20,6 +20,7 @@ mod shaders;
 mod sweep;
 mod sync;
 mod webgpu;
+mod windows;
 
 #[global_allocator]
 static ALLOCATOR: common::allocations::Counting = common::allocations::Counting;

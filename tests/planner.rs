@@ -218,8 +218,8 @@ fn refusals_are_typed() {
         |shape: &[usize], config: &Config| Plan::<Train>::new(geometry(shape), config, &caps);
     let limit = 128 << 20;
     assert_eq!(
-        train(&[32, 1 << 20, 2], &Config::pytorch()).unwrap_err(),
-        PlanError::TooLarge { slot: Slot::X, size: 256 << 20, limit }
+        train(&[32, 1 << 24, 2], &Config::pytorch()).unwrap_err(),
+        PlanError::TooLarge { slot: Slot::Saved, size: 256 << 20, limit }
     );
     let error = train(&[1, 5, 1], &Config::pytorch()).unwrap_err();
     assert_eq!(error, PlanError::SingleValue { geometry: geometry(&[1, 5, 1]) });
@@ -265,7 +265,7 @@ fn refusals_are_typed() {
     let plan = Plan::<Train>::new(geometry(&[2, 5000, 64]), &Config::keras(), &nothing);
     assert!(matches!(plan, Err(PlanError::Grid { max: 0, .. })));
     let endless = Caps { max_storage_binding_size: u64::MAX, ..caps.clone() };
-    for shape in [[1, 100_000_000, 31], [1, 1 << 40, 1 << 15], [0, (1 << 59) - 1, 1]] {
+    for shape in [[1, 1 << 40, 1 << 15], [1 << 20, 3, 1 << 36], [0, (1 << 59) - 1, 1]] {
         let geometry = Geometry::new(&shape, ChannelAxis::First).unwrap();
         let plan = Plan::<Train>::new(geometry, &Config::keras(), &endless);
         assert!(matches!(plan, Err(PlanError::TooLarge { .. })) || geometry.is_empty());

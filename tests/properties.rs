@@ -249,7 +249,7 @@ impl FromStr for Setup {
             None => None,
         };
         Ok(Self {
-            case: Case { shape, axis, config, tuning, buffers: None },
+            case: Case { shape, axis, config, tuning, buffers: None, binding: None },
             seed: number(field("seed")?)?,
             mean: number(field("mean")?)?,
             std: number(field("std")?)?,
@@ -365,7 +365,7 @@ fn setups() -> impl Strategy<Value = Setup> {
     let bad = prop::option::weighted(0.3, (value, 0..8192usize));
     (shapes(), configs(), prop::option::weighted(0.8, tunings()), data, bad).prop_map(
         |((shape, axis), config, tuning, (seed, mean, std), bad)| Setup {
-            case: Case { shape, axis, config, tuning, buffers: None },
+            case: Case { shape, axis, config, tuning, buffers: None, binding: None },
             seed,
             mean,
             std,

@@ -82,7 +82,15 @@ fn params_twins_agree() {
         epsilon,
         zero,
         activation,
+        base,
+        mask_base,
+        first_channel,
+        channels_here,
+        partials,
+        sums_plane,
         padding,
+        padding_1,
+        padding_2,
     ];
     let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();
     let (_, params) =

@@ -3,7 +3,7 @@
 // chunk; the first `tail` columns have one row more.
 
 struct Strip {
-    // Which vector of columns; the index of row r is r·row_loads + place.
+    // Which vector of columns.
     place: u32,
     chunk: u32,
     begin: u32,
@@ -17,6 +17,10 @@ fn strip_of(index: u32, lane: u32) -> Strip {
     let rows = params.step_count + select(0u, 1u, place * WIDTH < params.tail);
     let begin = chunk * params.chunk;
     return Strip(place, chunk, begin, min(begin + params.chunk, rows));
+}
+
+fn index_of(strip: Strip, row: u32) -> u32 {
+    return params.base + row * params.row_loads + strip.place;
 }
 
 // Lanes beyond the width have nothing to do.

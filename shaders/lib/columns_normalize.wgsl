@@ -4,7 +4,7 @@ fn columns_normalize(strip: Strip, c: Centers) {
     let a = affines_of(strip, c);
     let stride = params.row_loads;
     var row = strip.begin;
-    var i = row * stride + strip.place;
+    var i = index_of(strip, row);
     for (; row + 3u < strip.end; row = row + 4u) {
         let x0 = load_x(i);
         let x1 = load_x(i + stride);

@@ -11,7 +11,7 @@ fn columns_sums(strip: Strip, c: Centers) -> ColumnSums {
     let a = affines_of(strip, c);
     let stride = params.row_loads;
     var row = strip.begin;
-    var i = row * stride + strip.place;
+    var i = index_of(strip, row);
     for (; row + 3u < strip.end; row = row + 4u) {
         let x0 = load_x(i) - c.mean;
         let x1 = load_x(i + stride) - c.mean;

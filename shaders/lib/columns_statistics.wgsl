@@ -12,7 +12,7 @@ fn columns_moments(strip: Strip, k: V) -> Accumulator {
     var a = accumulator();
     let stride = params.row_loads;
     var row = strip.begin;
-    var i = row * stride + strip.place;
+    var i = index_of(strip, row);
     for (; row + 3u < strip.end; row = row + 4u) {
         let d0 = load_x(i) - k;
         let d1 = load_x(i + stride) - k;

@@ -108,7 +108,7 @@ fn median(a: f32, b: f32, c: f32) -> f32 {
 }
 
 fn value_at(e: u32) -> f32 {
-    return component(load_x(e / WIDTH), e % WIDTH);
+    return component(load_x(params.base + e / WIDTH), e % WIDTH);
 }
 
 // Elements from a channel's first element to where its step begins. For columns, which have no

@@ -13,7 +13,7 @@ fn partial_of(channel: u32, t: u32) -> Partial {
     let steps = params.step_count + select(0u, 1u, column < params.tail);
     let begin = chunk * params.chunk;
     let count = min(begin + params.chunk, steps) - min(begin, steps);
-    return Partial(chunk * params.width + column, Count(count * params.weight));
+    return Partial(params.partials + chunk * params.width + column, Count(count * params.weight));
 }
 
 fn partial_count() -> u32 {

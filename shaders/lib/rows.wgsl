@@ -10,7 +10,8 @@ struct Walk {
 fn walk_from(channel: u32, step: u32) -> Walk {
     let row = step / params.row_loads;
     let place = step % params.row_loads;
-    return Walk(place, row * params.row_stride + channel * params.row_loads + place);
+    let index = row * params.row_stride + channel * params.row_loads + place;
+    return Walk(place, params.base + index);
 }
 
 fn advance(w: Walk) -> Walk {

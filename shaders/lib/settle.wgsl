@@ -36,3 +36,12 @@ fn settle(channel: u32, center: Center, m: Moments) {
         store_running_var(channel, load_running_var(channel) * keep + running_var * rate);
     }
 }
+
+// The moments as they are handed out.
+fn keep_moments(channel: u32, center: Center, m: Moments) {
+    let c = params.channel_count;
+    store_moments(channel, center.mean);
+    store_moments(c + channel, center.rest);
+    store_moments(2u * c + channel, m.variance);
+    store_moments(3u * c + channel, f32(m.count));
+}

@@ -28,11 +28,15 @@ fn store_parameter_gradients(channel: u32, inv_std: f32, s: Sums) {
     store_sums(params.channel_count + channel, s.dyx);
 }
 
+fn sums_at(channel: u32) -> u32 {
+    return params.sums + params.first_channel + channel;
+}
+
 // The sums of all shards, or those that finalize_gradients has left in the scratch.
 fn merged_sums(channel: u32) -> Sums {
     if HAS_SUMS {
         return Sums(load_sums(channel), load_sums(params.channel_count + channel));
     }
-    let at = params.sums + channel;
-    return Sums(load_scratch(at), load_scratch(at + params.channel_count));
+    let at = sums_at(channel);
+    return Sums(load_scratch(at), load_scratch(at + params.sums_plane));
 }

@@ -25,7 +25,15 @@ struct Params {
     epsilon: f32,
     zero: u32,
     activation: f32,
+    base: u32,
+    mask_base: u32,
+    first_channel: u32,
+    channels_here: u32,
+    partials: u32,
+    sums_plane: u32,
     padding: u32,
+    padding_1: u32,
+    padding_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -42,11 +42,13 @@ pub struct Case {
     pub tuning: Option<Tuning>,
     /// Storage buffers in a dispatch, if fewer than the device's.
     pub buffers: Option<u32>,
+    /// Bytes of a storage binding, if fewer than the device's.
+    pub binding: Option<u64>,
 }
 
 impl Case {
     pub fn new(shape: &[usize], axis: ChannelAxis, config: Config) -> Self {
-        Self { shape: shape.to_vec(), axis, config, tuning: None, buffers: None }
+        Self { shape: shape.to_vec(), axis, config, tuning: None, buffers: None, binding: None }
     }
 
     pub fn tuned(self, tuning: &Tuning) -> Self {
@@ -79,6 +81,9 @@ impl fmt::Display for Case {
         )?;
         if let Some(buffers) = self.buffers {
             write!(f, " buffers={buffers}")?;
+        }
+        if let Some(binding) = self.binding {
+            write!(f, " binding={binding}")?;
         }
         match &self.tuning {
             Some(t) => write!(f, " tuning={t:?}"),

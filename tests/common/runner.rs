@@ -93,7 +93,8 @@ impl Results {
 
 pub fn plan<O: Operation>(gpu: &Gpu, case: &Case) -> Result<Plan<O>, PlanError> {
     let max_storage_buffers = case.buffers.unwrap_or(gpu.caps().max_storage_buffers);
-    let caps = Caps { max_storage_buffers, ..gpu.caps().clone() };
+    let max_storage_binding_size = case.binding.unwrap_or(gpu.caps().max_storage_binding_size);
+    let caps = Caps { max_storage_buffers, max_storage_binding_size, ..gpu.caps().clone() };
     match &case.tuning {
         Some(t) => Plan::with_tuning(case.geometry(), &case.config, &caps, t),
         None => Plan::new(case.geometry(), &case.config, &caps),
