@@ -19,7 +19,7 @@ const CASES: [(&[usize], ChannelAxis, &[u64]); 6] = [
     (&[3, 3, 1001], ChannelAxis::First, &[16_384, 5120, 2560]),
     (&[1, 1, 9000], ChannelAxis::First, &[8192, 2048]),
     (&[400, 7], ChannelAxis::Last, &[8192]),
-    (&[120, 12], ChannelAxis::Last, &[3072]),
+    (&[240, 12], ChannelAxis::Last, &[8192]),
 ];
 
 fn cases(config: &Config) -> Vec<Case> {
