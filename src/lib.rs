@@ -17,6 +17,8 @@
 mod bind;
 mod caps;
 mod config;
+#[cfg(feature = "cpu")]
+pub mod cpu;
 pub mod fold;
 mod geometry;
 #[cfg(feature = "host")]
