@@ -31,6 +31,7 @@
 mod loops;
 mod output;
 mod sweep;
+mod vector;
 
 use std::fmt;
 use std::ops::Range;
@@ -518,14 +519,16 @@ impl<'a> Line<'a> {
 impl Apply for Line<'_> {
     fn rows(&self, span: Range<usize>, inner: usize, table: &[[f32; 4]]) {
         // SAFETY: a sweep gives every span to one call.
-        let mut y = unsafe { self.y.writer(span.clone()) };
-        loops::line_of_rows(&self.x[span], &mut y, inner, table);
+        unsafe {
+            self.y.write(span.clone(), |y| loops::line_of_rows(&self.x[span], y, inner, table));
+        }
     }
 
     fn columns(&self, span: Range<usize>, constants: [&[f32]; 4]) {
         // SAFETY: a sweep gives every span to one call.
-        let mut y = unsafe { self.y.writer(span.clone()) };
-        loops::line_of_columns(&self.x[span], &mut y, constants);
+        unsafe {
+            self.y.write(span.clone(), |y| loops::line_of_columns(&self.x[span], y, constants));
+        }
     }
 }
 
@@ -540,14 +543,14 @@ struct Slope<'a> {
 impl Apply for Slope<'_> {
     fn rows(&self, span: Range<usize>, inner: usize, table: &[[f32; 4]]) {
         // SAFETY: a sweep gives every span to one call.
-        let mut dx = unsafe { self.dx.writer(span.clone()) };
-        loops::slope_of_rows(&self.x[span.clone()], &self.dy[span], &mut dx, inner, table);
+        let (x, dy) = (&self.x[span.clone()], &self.dy[span.clone()]);
+        unsafe { self.dx.write(span, |dx| loops::slope_of_rows(x, dy, dx, inner, table)) };
     }
 
     fn columns(&self, span: Range<usize>, constants: [&[f32]; 4]) {
         // SAFETY: a sweep gives every span to one call.
-        let mut dx = unsafe { self.dx.writer(span.clone()) };
-        loops::slope_of_columns(&self.x[span.clone()], &self.dy[span], &mut dx, constants);
+        let (x, dy) = (&self.x[span.clone()], &self.dy[span.clone()]);
+        unsafe { self.dx.write(span, |dx| loops::slope_of_columns(x, dy, dx, constants)) };
     }
 }
 

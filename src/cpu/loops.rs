@@ -5,9 +5,8 @@
 //! Sums are f32 over at most [`DEPTH`] values a lane, and f64 beyond.
 
 use super::output::Writer;
+use super::vector::{LANES, Plain, Vector};
 
-/// Values side by side.
-const LANES: usize = 8;
 /// Values of one lane (of one column) that are summed in f32.
 pub(super) const DEPTH: usize = 8;
 
@@ -37,41 +36,36 @@ pub(super) struct Block {
 
 /// Compiles a function for AVX2 too, and runs that where the machine has it.
 macro_rules! vectorised {
-    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) $(-> $out:ty)? $body:block)*) => {$(
+    ($($(#[$doc:meta])* fn $name:ident<$V:ident>($($arg:ident: $ty:ty),*) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$doc])*
         #[allow(unsafe_code, reason = "a function for AVX2 is called where AVX2 was found")]
         pub(super) fn $name($($arg: $ty),*) $(-> $out)? {
             #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $out)? $body
+            fn body<$V: Vector>($($arg: $ty),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2")]
                 fn wide($($arg: $ty),*) $(-> $out)? {
-                    body($($arg),*)
+                    body::<super::vector::Avx>($($arg),*)
                 }
                 if is_x86_feature_detected!("avx2") {
                     // SAFETY: AVX2 was just found.
                     return unsafe { wide($($arg),*) };
                 }
             }
-            body($($arg),*)
+            body::<Plain>($($arg),*)
         }
     )*};
 }
 
-type Lanes = [f32; LANES];
-
-#[inline(always)]
-fn lanes(values: &[f32]) -> &Lanes {
-    values.try_into().expect("bug: as many values as lanes")
-}
-
 /// A short vector, filled up.
 #[inline(always)]
-fn padded(values: &[f32], filler: f32) -> Lanes {
+fn padded<V: Vector>(values: &[f32], filler: f32) -> V {
     let mut all = [filler; LANES];
-    all[..values.len()].copy_from_slice(values);
-    all
+    for (to, from) in all.iter_mut().zip(values) {
+        *to = *from;
+    }
+    V::load(&all)
 }
 
 #[inline(always)]
@@ -80,236 +74,288 @@ fn total(lanes: [f64; LANES]) -> f64 {
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
+/// `Σ(x−k)` and `Σ(x−k)²` of up to DEPTH vectors.
+#[derive(Clone, Copy)]
+struct Moments<V> {
+    k: V,
+    scale: V,
+    sum: V,
+    squares: V,
+}
+
+impl<V: Vector> Moments<V> {
+    #[inline(always)]
+    fn new(k: V) -> Self {
+        Self { k, scale: V::splat(SQUARE_SCALE), sum: V::splat(0.0), squares: V::splat(0.0) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, x: V) {
+        let d = x.sub(self.k);
+        self.sum = self.sum.add(d);
+        self.squares = self.squares.add(d.mul(self.scale).mul(d));
+    }
+}
+
+/// `Σdy` and `Σdy·(x−mean)` of up to DEPTH vectors.
+#[derive(Clone, Copy)]
+struct Products<V> {
+    mean: V,
+    sum: V,
+    products: V,
+}
+
+impl<V: Vector> Products<V> {
+    #[inline(always)]
+    fn new(mean: V) -> Self {
+        Self { mean, sum: V::splat(0.0), products: V::splat(0.0) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, x: V, dy: V) {
+        self.sum = self.sum.add(dy);
+        self.products = self.products.add(dy.mul(x.sub(self.mean)));
+    }
+}
+
+/// Columns of up to DEPTH rows: vectors of them, and the rest filled up.
 #[inline(always)]
-fn add_moments<const N: usize>(x: &[f32; N], k: &[f32; N], s: &mut [f32; N], q: &mut [f32; N]) {
-    for i in 0..N {
-        let d = x[i] - k[i];
-        s[i] += d;
-        q[i] += d * SQUARE_SCALE * d;
+fn column_moments<V: Vector>(rows: &[&[f32]], k: &[f32], sums: [&mut [f64]; 2]) {
+    let [sums, squares] = sums;
+    let n = k.len();
+    for j in (0..n / LANES * LANES).step_by(LANES) {
+        let at = j..j + LANES;
+        let mut m = Moments::new(V::load(&k[at.clone()]));
+        for row in rows {
+            m.add(V::load(&row[at.clone()]));
+        }
+        m.sum.add_to(&mut sums[at.clone()]);
+        m.squares.add_to(&mut squares[at]);
+    }
+    for j in n / LANES * LANES..n {
+        let (mut s, mut q) = (0.0, 0.0);
+        for row in rows {
+            let d = row[j] - k[j];
+            s += d;
+            q += d * SQUARE_SCALE * d;
+        }
+        sums[j] += f64::from(s);
+        squares[j] += f64::from(q);
     }
 }
 
 #[inline(always)]
-fn add_products<const N: usize>(
-    x: &[f32; N],
-    dy: &[f32; N],
-    mean: &[f32; N],
-    s: &mut [f32; N],
-    p: &mut [f32; N],
+fn column_products<V: Vector>(rows: &[(&[f32], &[f32])], mean: &[f32], sums: [&mut [f64]; 2]) {
+    let [sums, products] = sums;
+    let n = mean.len();
+    for j in (0..n / LANES * LANES).step_by(LANES) {
+        let at = j..j + LANES;
+        let mut p = Products::new(V::load(&mean[at.clone()]));
+        for (x, dy) in rows {
+            p.add(V::load(&x[at.clone()]), V::load(&dy[at.clone()]));
+        }
+        p.sum.add_to(&mut sums[at.clone()]);
+        p.products.add_to(&mut products[at]);
+    }
+    for j in n / LANES * LANES..n {
+        let (mut s, mut p) = (0.0, 0.0);
+        for (x, dy) in rows {
+            s += dy[j];
+            p += dy[j] * (x[j] - mean[j]);
+        }
+        sums[j] += f64::from(s);
+        products[j] += f64::from(p);
+    }
+}
+
+/// Four constants of a channel, or of each column.
+trait Constants {
+    fn vector<V: Vector>(&self, which: usize, column: usize) -> V;
+    fn value(&self, which: usize, column: usize) -> f32;
+}
+
+impl Constants for [f32; 4] {
+    #[inline(always)]
+    fn vector<V: Vector>(&self, which: usize, _: usize) -> V {
+        V::splat(self[which])
+    }
+
+    #[inline(always)]
+    fn value(&self, which: usize, _: usize) -> f32 {
+        self[which]
+    }
+}
+
+impl Constants for [&[f32]; 4] {
+    #[inline(always)]
+    fn vector<V: Vector>(&self, which: usize, column: usize) -> V {
+        V::load(&self[which][column..column + LANES])
+    }
+
+    #[inline(always)]
+    fn value(&self, which: usize, column: usize) -> f32 {
+        self[which][column]
+    }
+}
+
+/// `y = (x − a)·b + c` of a row.
+#[inline(always)]
+fn line_of_row<V: Vector>(mut x: &[f32], y: &mut Writer<'_>, c: &impl Constants) {
+    let mut column = 0;
+    while !x.is_empty() {
+        let y = y.next(x.len());
+        let (now, rest) = x.split_at(y.len());
+        x = rest;
+        let (xs, mut ys) = (now.chunks_exact(LANES), y.chunks_exact_mut(LANES));
+        let last = xs.remainder();
+        for (x, y) in xs.zip(&mut ys) {
+            let d = V::load(x).sub(c.vector(0, column));
+            d.mul(c.vector(1, column)).add(c.vector(2, column)).store(y);
+            column += LANES;
+        }
+        for (x, y) in last.iter().zip(ys.into_remainder()) {
+            *y = (x - c.value(0, column)) * c.value(1, column) + c.value(2, column);
+            column += 1;
+        }
+    }
+}
+
+/// `dx = b·((dy − c) − (x − a)·d)` of a row.
+#[inline(always)]
+fn slope_of_row<V: Vector>(
+    mut x: &[f32],
+    mut dy: &[f32],
+    dx: &mut Writer<'_>,
+    c: &impl Constants,
 ) {
-    for i in 0..N {
-        s[i] += dy[i];
-        p[i] += dy[i] * (x[i] - mean[i]);
+    let mut column = 0;
+    while !x.is_empty() {
+        let dx = dx.next(x.len());
+        let ((x_now, x_rest), (dy_now, dy_rest)) = (x.split_at(dx.len()), dy.split_at(dx.len()));
+        (x, dy) = (x_rest, dy_rest);
+        let (xs, dys) = (x_now.chunks_exact(LANES), dy_now.chunks_exact(LANES));
+        let (last_x, last_dy) = (xs.remainder(), dys.remainder());
+        let mut dxs = dx.chunks_exact_mut(LANES);
+        for ((x, dy), dx) in xs.zip(dys).zip(&mut dxs) {
+            let slope = V::load(x).sub(c.vector(0, column)).mul(c.vector(3, column));
+            let level = V::load(dy).sub(c.vector(2, column));
+            c.vector::<V>(1, column).mul(level.sub(slope)).store(dx);
+            column += LANES;
+        }
+        for ((x, dy), dx) in last_x.iter().zip(last_dy).zip(dxs.into_remainder()) {
+            let slope = (x - c.value(0, column)) * c.value(3, column);
+            *dx = c.value(1, column) * ((dy - c.value(2, column)) - slope);
+            column += 1;
+        }
     }
-}
-
-#[inline(always)]
-fn add_wide<const N: usize>(to: &mut [f64], from: [f32; N]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += f64::from(from);
-    }
-}
-
-/// The same N columns of up to DEPTH rows.
-#[inline(always)]
-fn column_moments<const N: usize>(
-    rows: &[&[f32]],
-    j: usize,
-    k: &[f32],
-    [sums, squares]: [&mut [f64]; 2],
-) {
-    let of = |values: &[f32]| -> [f32; N] { values[j..j + N].try_into().expect("bug: N columns") };
-    let (k, mut s, mut q) = (of(k), [0.0; N], [0.0; N]);
-    for row in rows {
-        add_moments(&of(row), &k, &mut s, &mut q);
-    }
-    add_wide(&mut sums[j..j + N], s);
-    add_wide(&mut squares[j..j + N], q);
-}
-
-#[inline(always)]
-fn column_products<const N: usize>(
-    rows: &[(&[f32], &[f32])],
-    j: usize,
-    mean: &[f32],
-    [sums, products]: [&mut [f64]; 2],
-) {
-    let of = |values: &[f32]| -> [f32; N] { values[j..j + N].try_into().expect("bug: N columns") };
-    let (mean, mut s, mut p) = (of(mean), [0.0; N], [0.0; N]);
-    for (x, dy) in rows {
-        add_products(&of(x), &of(dy), &mean, &mut s, &mut p);
-    }
-    add_wide(&mut sums[j..j + N], s);
-    add_wide(&mut products[j..j + N], p);
 }
 
 vectorised! {
     /// `Σ(x−k)` and `Σ(x−k)²`, the squares scaled.
-    fn moments_of_runs(x: &[f32], runs: Runs, k: f32) -> Sums {
+    fn moments_of_runs<V>(x: &[f32], runs: Runs, k: f32) -> Sums {
         let (mut sums, mut squares) = ([0.0; LANES], [0.0; LANES]);
-        let ks = [k; LANES];
         for i in 0..runs.count {
             for block in x[runs.start + i * runs.stride..][..runs.length].chunks(LANES * DEPTH) {
-                let (mut s, mut q) = ([0.0; LANES], [0.0; LANES]);
+                let mut m = Moments::new(V::splat(k));
                 let vectors = block.chunks_exact(LANES);
                 let rest = vectors.remainder();
                 for x in vectors {
-                    add_moments(lanes(x), &ks, &mut s, &mut q);
+                    m.add(V::load(x));
                 }
                 if !rest.is_empty() {
-                    add_moments(&padded(rest, k), &ks, &mut s, &mut q);
+                    m.add(padded(rest, k));
                 }
-                add_wide(&mut sums, s);
-                add_wide(&mut squares, q);
+                m.sum.add_to(&mut sums);
+                m.squares.add_to(&mut squares);
             }
         }
         [total(sums), total(squares)]
     }
 
     /// `Σdy` and `Σdy·(x−mean)`.
-    fn products_of_runs(x: &[f32], dy: &[f32], runs: Runs, mean: f32) -> Sums {
+    fn products_of_runs<V>(x: &[f32], dy: &[f32], runs: Runs, mean: f32) -> Sums {
         let (mut sums, mut products) = ([0.0; LANES], [0.0; LANES]);
-        let means = [mean; LANES];
         for i in 0..runs.count {
             let start = runs.start + i * runs.stride;
             let run = x[start..][..runs.length].chunks(LANES * DEPTH);
             for (x, dy) in run.zip(dy[start..][..runs.length].chunks(LANES * DEPTH)) {
-                let (mut s, mut p) = ([0.0; LANES], [0.0; LANES]);
+                let mut p = Products::new(V::splat(mean));
                 let (xs, dys) = (x.chunks_exact(LANES), dy.chunks_exact(LANES));
                 let (x, dy) = (xs.remainder(), dys.remainder());
                 for (x, dy) in xs.zip(dys) {
-                    add_products(lanes(x), lanes(dy), &means, &mut s, &mut p);
+                    p.add(V::load(x), V::load(dy));
                 }
                 if !x.is_empty() {
-                    let (x, dy) = (padded(x, mean), padded(dy, 0.0));
-                    add_products(&x, &dy, &means, &mut s, &mut p);
+                    p.add(padded(x, mean), padded(dy, 0.0));
                 }
-                add_wide(&mut sums, s);
-                add_wide(&mut products, p);
+                p.sum.add_to(&mut sums);
+                p.products.add_to(&mut products);
             }
         }
         [total(sums), total(products)]
     }
 
     /// Adds what a block contributes to `Σ(x−k)` and `Σ(x−k)²` of each column, the squares scaled.
-    fn moments_of_columns(x: &[f32], block: Block, k: &[f32], sums: [&mut [f64]; 2]) {
-        let n = k.len();
+    fn moments_of_columns<V>(x: &[f32], block: Block, k: &[f32], sums: [&mut [f64]; 2]) {
         let [s, q] = sums;
-        let row = |r: usize| &x[block.start + r * block.width..][..n];
+        let row = |r: usize| &x[block.start + r * block.width..][..k.len()];
         let whole = block.rows / DEPTH * DEPTH;
         for first in (0..whole).step_by(DEPTH) {
             let rows: [&[f32]; DEPTH] = std::array::from_fn(|i| row(first + i));
-            for j in (0..n / LANES * LANES).step_by(LANES) {
-                column_moments::<LANES>(&rows, j, k, [s, q]);
-            }
-            for j in n / LANES * LANES..n {
-                column_moments::<1>(&rows, j, k, [s, q]);
-            }
+            column_moments::<V>(&rows, k, [s, q]);
         }
         for r in whole..block.rows {
-            for j in (0..n / LANES * LANES).step_by(LANES) {
-                column_moments::<LANES>(&[row(r)], j, k, [s, q]);
-            }
-            for j in n / LANES * LANES..n {
-                column_moments::<1>(&[row(r)], j, k, [s, q]);
-            }
+            column_moments::<V>(&[row(r)], k, [s, q]);
         }
     }
 
     /// Adds what a block contributes to `Σdy` and `Σdy·(x−mean)` of each column.
-    fn products_of_columns(x: &[f32], dy: &[f32], block: Block, mean: &[f32], sums: [&mut [f64]; 2]) {
-        let n = mean.len();
+    fn products_of_columns<V>(
+        x: &[f32], dy: &[f32], block: Block, mean: &[f32], sums: [&mut [f64]; 2]
+    ) {
         let [s, p] = sums;
         let row = |r: usize| {
             let start = block.start + r * block.width;
-            (&x[start..][..n], &dy[start..][..n])
+            (&x[start..][..mean.len()], &dy[start..][..mean.len()])
         };
         let whole = block.rows / DEPTH * DEPTH;
         for first in (0..whole).step_by(DEPTH) {
             let rows: [(&[f32], &[f32]); DEPTH] = std::array::from_fn(|i| row(first + i));
-            for j in (0..n / LANES * LANES).step_by(LANES) {
-                column_products::<LANES>(&rows, j, mean, [s, p]);
-            }
-            for j in n / LANES * LANES..n {
-                column_products::<1>(&rows, j, mean, [s, p]);
-            }
+            column_products::<V>(&rows, mean, [s, p]);
         }
         for r in whole..block.rows {
-            for j in (0..n / LANES * LANES).step_by(LANES) {
-                column_products::<LANES>(&[row(r)], j, mean, [s, p]);
-            }
-            for j in n / LANES * LANES..n {
-                column_products::<1>(&[row(r)], j, mean, [s, p]);
-            }
+            column_products::<V>(&[row(r)], mean, [s, p]);
         }
     }
 
     /// `(x − a)·b + c` of rows of `inner` values; `lines` are those of the rows, in order.
-    fn line_of_rows(x: &[f32], y: &mut Writer<'_>, inner: usize, lines: &[[f32; 4]]) {
-        for (mut x, &[a, b, c, _]) in x.chunks(inner).zip(lines) {
-            while !x.is_empty() {
-                let y = y.next(x.len());
-                let (now, rest) = x.split_at(y.len());
-                for (x, y) in now.iter().zip(y) {
-                    *y = (x - a) * b + c;
-                }
-                x = rest;
-            }
+    fn line_of_rows<V>(x: &[f32], y: &mut Writer<'_>, inner: usize, lines: &[[f32; 4]]) {
+        for (x, line) in x.chunks(inner).zip(lines) {
+            line_of_row::<V>(x, y, line);
         }
     }
 
     /// `b·((dy − c) − (x − a)·d)` of rows of `inner` values.
-    fn slope_of_rows(
+    fn slope_of_rows<V>(
         x: &[f32], dy: &[f32], dx: &mut Writer<'_>, inner: usize, slopes: &[[f32; 4]]
     ) {
-        for ((mut x, mut dy), &[a, b, c, d]) in x.chunks(inner).zip(dy.chunks(inner)).zip(slopes) {
-            while !x.is_empty() {
-                let dx = dx.next(x.len());
-                let (x_now, x_rest) = x.split_at(dx.len());
-                let (dy_now, dy_rest) = dy.split_at(dx.len());
-                for ((x, dy), dx) in x_now.iter().zip(dy_now).zip(dx) {
-                    *dx = b * ((dy - c) - (x - a) * d);
-                }
-                (x, dy) = (x_rest, dy_rest);
-            }
+        for ((x, dy), slope) in x.chunks(inner).zip(dy.chunks(inner)).zip(slopes) {
+            slope_of_row::<V>(x, dy, dx, slope);
         }
     }
 
     /// `(x − a)·b + c` of whole rows of columns.
-    fn line_of_columns(x: &[f32], y: &mut Writer<'_>, lines: [&[f32]; 4]) {
-        let [a, b, c, _] = lines;
-        for mut x in x.chunks(a.len()) {
-            let mut j = 0;
-            while !x.is_empty() {
-                let y = y.next(x.len());
-                let (now, rest) = x.split_at(y.len());
-                let lines = a[j..].iter().zip(&b[j..]).zip(&c[j..]);
-                for ((x, y), ((a, b), c)) in now.iter().zip(y.iter_mut()).zip(lines) {
-                    *y = (x - a) * b + c;
-                }
-                j += y.len();
-                x = rest;
-            }
+    fn line_of_columns<V>(x: &[f32], y: &mut Writer<'_>, lines: [&[f32]; 4]) {
+        for x in x.chunks(lines[0].len()) {
+            line_of_row::<V>(x, y, &lines);
         }
     }
 
     /// `b·((dy − c) − (x − a)·d)` of whole rows of columns.
-    fn slope_of_columns(x: &[f32], dy: &[f32], dx: &mut Writer<'_>, slopes: [&[f32]; 4]) {
-        let [a, b, c, d] = slopes;
-        for (mut x, mut dy) in x.chunks(a.len()).zip(dy.chunks(a.len())) {
-            let mut j = 0;
-            while !x.is_empty() {
-                let dx = dx.next(x.len());
-                let (x_now, x_rest) = x.split_at(dx.len());
-                let (dy_now, dy_rest) = dy.split_at(dx.len());
-                let slopes = a[j..].iter().zip(&b[j..]).zip(&c[j..]).zip(&d[j..]);
-                let values = x_now.iter().zip(dy_now).zip(dx.iter_mut());
-                for (((x, dy), dx), (((a, b), c), d)) in values.zip(slopes) {
-                    *dx = b * ((dy - c) - (x - a) * d);
-                }
-                j += dx.len();
-                (x, dy) = (x_rest, dy_rest);
-            }
+    fn slope_of_columns<V>(x: &[f32], dy: &[f32], dx: &mut Writer<'_>, slopes: [&[f32]; 4]) {
+        let width = slopes[0].len();
+        for (x, dy) in x.chunks(width).zip(dy.chunks(width)) {
+            slope_of_row::<V>(x, dy, dx, &slopes);
         }
     }
 }

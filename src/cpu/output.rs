@@ -10,7 +10,6 @@ use std::ops::Range;
 const STREAM_SIZE: usize = 16 << 20;
 
 /// Floats in a cache line of 64 bytes.
-#[cfg(target_arch = "x86_64")]
 const LINE: usize = 16;
 /// Floats that are computed in the first cache before they go out.
 const STAGE: usize = 2048;
@@ -23,7 +22,7 @@ pub(super) struct Output<'a> {
     tensor: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: threads reach the tensor through `writer`, whose callers keep to their own places.
+// SAFETY: threads reach the tensor through `write`, whose callers keep to their own places.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
@@ -36,20 +35,29 @@ impl<'a> Output<'a> {
     /// Writes the places of `range`, in order.
     ///
     /// # Safety
-    /// No other writer may have any of these places while this one lives.
-    pub(super) unsafe fn writer(&self, range: Range<usize>) -> Writer<'_> {
+    /// Nobody else may have any of these places meanwhile.
+    pub(super) unsafe fn write(&self, range: Range<usize>, write: impl FnOnce(&mut Writer<'_>)) {
         assert!(range.start <= range.end && range.end <= self.length, "bug: outside the tensor");
-        // SAFETY: the range lies in the tensor, which outlives the writer, and it is ours alone.
-        let rest =
-            unsafe { std::slice::from_raw_parts_mut(self.pointer.add(range.start), range.len()) };
-        Writer { rest, stage: self.stream.then_some([0.0; STAGE]), staged: 0 }
+        // SAFETY: the range lies in the tensor, which outlives this call, and it is ours alone.
+        let rest = unsafe {
+            std::slice::from_raw_parts_mut(self.pointer.add(range.start), range.len())
+        };
+        if self.stream {
+            let mut stage = [0.0; STAGE];
+            let mut writer = Writer { rest, stage: Some(&mut stage), staged: 0 };
+            write(&mut writer);
+            writer.flush();
+            fence();
+        } else {
+            write(&mut Writer { rest, stage: None, staged: 0 });
+        }
     }
 }
 
 /// Writes neighbouring places in order.
 pub(super) struct Writer<'a> {
     rest: &'a mut [f32],
-    stage: Option<[f32; STAGE]>,
+    stage: Option<&'a mut [f32; STAGE]>,
     staged: usize,
 }
 
@@ -68,7 +76,7 @@ impl Writer<'_> {
 
     fn next_staged(&mut self, count: usize) -> &mut [f32] {
         // The stage ends where a cache line ends.
-        let misplaced = self.rest.as_ptr() as usize / size_of::<f32>() % 16;
+        let misplaced = self.rest.as_ptr() as usize / size_of::<f32>() % LINE;
         let mut capacity = STAGE - misplaced;
         if self.staged == capacity {
             self.flush();
@@ -77,7 +85,10 @@ impl Writer<'_> {
         let count = count.min(capacity - self.staged);
         let next = self.staged..self.staged + count;
         self.staged += count;
-        &mut self.stage.as_mut().expect("bug: there is a stage")[next]
+        match &mut self.stage {
+            Some(stage) => &mut stage[next],
+            None => &mut [],
+        }
     }
 
     fn flush(&mut self) {
@@ -86,20 +97,6 @@ impl Writer<'_> {
             stream(&stage[..self.staged], out);
             self.rest = rest;
             self.staged = 0;
-        }
-    }
-}
-
-impl Drop for Writer<'_> {
-    fn drop(&mut self) {
-        if self.stage.is_some() {
-            self.flush();
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: SSE is part of x86-64. The fence orders what was streamed before whatever
-            // tells another thread that this one is done.
-            unsafe {
-                std::arch::x86_64::_mm_sfence();
-            }
         }
     }
 }
@@ -140,6 +137,16 @@ fn stream(from: &[f32], to: &mut [f32]) {
     to[whole..].copy_from_slice(&from[whole..]);
 }
 
+/// Orders what was streamed before whatever tells another thread that this one is done.
+#[cfg(target_arch = "x86_64")]
+fn fence() {
+    // SAFETY: SSE is part of x86-64.
+    unsafe { std::arch::x86_64::_mm_sfence() }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fence() {}
+
 #[cfg(not(target_arch = "x86_64"))]
 fn stream(from: &[f32], to: &mut [f32]) {
     to.copy_from_slice(from);
@@ -157,16 +164,17 @@ mod tests {
             for (start, end) in [(0, 0), (3, 4), (5, 9_001), (1, 2_048), (16, 6_160)] {
                 let mut tensor = vec![-1.0; 9_010];
                 let output = Output { stream, ..Output::new(&mut tensor) };
-                // SAFETY: there is one writer.
-                let mut writer = unsafe { output.writer(start..end) };
-                let mut at = start;
-                while at < end {
-                    for place in writer.next((end - at).min(777)) {
-                        *place = at as f32;
-                        at += 1;
+                let write = |writer: &mut Writer<'_>| {
+                    let mut at = start;
+                    while at < end {
+                        for place in writer.next((end - at).min(777)) {
+                            *place = at as f32;
+                            at += 1;
+                        }
                     }
-                }
-                drop(writer);
+                };
+                // SAFETY: there is one writer.
+                unsafe { output.write(start..end, write) };
                 for (i, &value) in tensor.iter().enumerate() {
                     let inside = (start..end).contains(&i);
                     assert_eq!(value, if inside { i as f32 } else { -1.0 }, "{start}..{end}");
