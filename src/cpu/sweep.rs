@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::loops::{Block, DEPTH, Runs, Sums};
+use super::loops::{Block, DEPTH, Runs, Sums, TILE};
 use crate::geometry::Geometry;
 
 /// Fewest values of which several threads take a share: waking one costs some 10 µs.
@@ -24,13 +24,11 @@ const PIECE: usize = 1 << 14;
 /// Values that a thread's own cache (of 512 KiB, most often) holds along with what it writes.
 const RESIDENT: usize = 1 << 16;
 /// Columns side by side at least, where fewer channels are several rows in one.
-const MIN_WIDTH: usize = 256;
-/// Columns whose sums the first cache holds.
-const TILE: usize = 1024;
-/// Rows in a chunk of columns at least, so that partial sums are few.
+const MIN_WIDTH: usize = TILE / 2;
+/// Values in a chunk of columns…
+const CHUNK: usize = 1 << 17;
+/// …and its rows at least, so that partial sums are few.
 const MIN_CHUNK: usize = 128;
-/// Chunks of columns at most.
-const MAX_CHUNKS: usize = 64;
 
 /// What is summed over each channel.
 pub(super) trait Reduce: Sync {
@@ -296,17 +294,34 @@ struct Columns {
 impl Columns {
     fn new(view: &View) -> Self {
         let unit = view.channels * view.inner;
-        let width = MIN_WIDTH.div_ceil(unit).min(view.outer) * unit;
+        let width = (MIN_WIDTH / unit).min(view.outer / DEPTH).max(1) * unit;
         Self { view: *view, width, rows: view.len() / width, tail: view.len() % width }
     }
 
-    fn channel(&self, column: usize) -> usize {
-        column / self.view.inner % self.view.channels
+    /// The channels of a range of columns, in order.
+    fn channels(&self, columns: Range<usize>) -> impl Iterator<Item = usize> {
+        let View { channels, inner, .. } = self.view;
+        let (mut channel, mut place) = (columns.start / inner % channels, columns.start % inner);
+        columns.map(move |_| {
+            let now = channel;
+            place += 1;
+            if place == inner {
+                (place, channel) = (0, if channel + 1 == channels { 0 } else { channel + 1 });
+            }
+            now
+        })
     }
 
     fn by_column(&self, of: impl Fn(usize) -> f32) -> Vec<f32> {
-        let channels: Vec<f32> = (0..self.view.channels).map(of).collect();
-        (0..self.width).map(|column| channels[self.channel(column)]).collect()
+        let unit = self.view.channels * self.view.inner;
+        let mut values = Vec::with_capacity(self.width);
+        for channel in 0..self.view.channels {
+            values.resize(values.len() + self.view.inner, of(channel));
+        }
+        for _ in 1..self.width / unit {
+            values.extend_from_within(..unit);
+        }
+        values
     }
 
     fn reduce(&self, reduce: &impl Reduce) -> Vec<Reduced> {
@@ -320,7 +335,7 @@ impl Columns {
     fn reduce_by(&self, reduce: &impl Reduce, shift: impl Fn(usize) -> f32) -> Vec<Reduced> {
         let Self { view, width, rows, tail } = *self;
         let shifts = self.by_column(&shift);
-        let chunk = rows.div_ceil(MAX_CHUNKS).max(MIN_CHUNK).next_multiple_of(DEPTH);
+        let chunk = (CHUNK / width).max(MIN_CHUNK).next_multiple_of(DEPTH);
         let (chunks, tiles) = (rows.div_ceil(chunk), width.div_ceil(TILE));
         let parts = map(chunks * tiles, view.is_parallel(), |i| {
             let (first, column) = (i / tiles * chunk, i % tiles * TILE);
@@ -343,8 +358,9 @@ impl Columns {
         for (i, sums) in parts.iter().enumerate() {
             let column = i % tiles * TILE;
             let (s, q) = sums.split_at(sums.len() / 2);
-            for (column, (s, q)) in (column..).zip(s.iter().zip(q)) {
-                let to = &mut reduced[self.channel(column)].sums;
+            let channels = self.channels(column..column + s.len());
+            for (channel, (s, q)) in channels.zip(s.iter().zip(q)) {
+                let to = &mut reduced[channel].sums;
                 *to = add(*to, [*s, *q]);
             }
         }
