@@ -239,7 +239,8 @@ pub fn backward(
     check.length(Slot::Saved, saved.len(), 3 * geometry.channels())?;
     check.gradients(dy, dx.as_deref(), gamma, dgamma.as_deref(), dbeta.as_deref())?;
     if geometry.is_empty() {
-        return Ok(no_gradients(config, dgamma, dbeta));
+        no_gradients(config, dgamma, dbeta);
+        return Ok(());
     }
     let (mean, rest) = saved.split_at(saved.len() / 3);
     let (rest, inv_std) = rest.split_at(mean.len());
@@ -274,7 +275,8 @@ pub fn frozen_backward(
         None => {}
     }
     if geometry.is_empty() {
-        return Ok(no_gradients(config, dgamma, dbeta));
+        no_gradients(config, dgamma, dbeta);
+        return Ok(());
     }
     let center = Center::of_running(running_mean, running_var, config.epsilon);
     let constants = |c: usize| [0.0, center(c).scale(gamma.map(|g| g[c])), 0.0, 0.0];
@@ -326,6 +328,7 @@ pub fn statistics(
 }
 
 /// What the loops are compiled for on this machine, in words.
+#[cfg(feature = "host")]
 pub(crate) fn instructions() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") {

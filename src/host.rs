@@ -12,6 +12,8 @@ use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, CowArray, IxDyn};
 use crate::bind::{Bind, BindError, SlotBuffers};
 use crate::caps::Caps;
 use crate::config::{Affine, Config, ConfigError, Gradients, Memory, Update};
+#[cfg(feature = "cpu")]
+use crate::cpu::CpuError;
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::kernels::{KernelOptions, Kernels, PrepareError, Scopes, unmapped};
 use crate::moments::{Moments, MomentsError};
@@ -60,6 +62,16 @@ impl RunningStatistics {
     /// [`HostError::Length`] for a length other than `channels`.
     pub fn validate(&self, channels: usize) -> Result<(), HostError> {
         check_running(&self.mean, &self.var, channels)
+    }
+
+    /// For a training forward: an earlier batch may have made a variance NaN or infinite.
+    pub(crate) fn validate_moving(&self, channels: usize) -> Result<(), HostError> {
+        check_length(Slot::RunningMean, self.mean.len(), channels)?;
+        check_length(Slot::RunningVar, self.var.len(), channels)?;
+        match self.var.iter().position(|v| *v < 0.0) {
+            Some(channel) => Err(HostError::RunningVariance { channel, value: self.var[channel] }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -133,6 +145,13 @@ impl Gpu {
     /// [`HostError::NoAdapter`] says what was looked for, what was found and what to install;
     /// [`HostError::RequestDevice`] when the adapter refuses the limits.
     pub async fn new() -> Result<Self, HostError> {
+        Self::find(|_| true).await
+    }
+
+    /// The best of the adapters that `accepts` takes.
+    pub(crate) async fn find(
+        accepts: impl Fn(&wgpu::AdapterInfo) -> bool,
+    ) -> Result<Self, HostError> {
         let (adapters, looked_for) = candidates().await;
         let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default().to_lowercase();
         let found: Vec<String> =
@@ -140,6 +159,7 @@ impl Gpu {
         let mut usable: Vec<&wgpu::Adapter> = adapters
             .iter()
             .filter(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted))
+            .filter(|adapter| accepts(&adapter.get_info()))
             .collect();
         usable.sort_by_key(|adapter| std::cmp::Reverse(preference(&adapter.get_info())));
         let mut refusal = HostError::NoAdapter { looked_for, found };
@@ -258,11 +278,7 @@ impl Gpu {
     ) -> Result<TrainOutput, HostError> {
         let (geometry, config) = prepare(&x, axis, parameters.affine(), config)?;
         let channels = geometry.channels() as usize;
-        check_length(Slot::RunningMean, running.mean.len(), channels)?;
-        check_length(Slot::RunningVar, running.var.len(), channels)?;
-        if let Some(channel) = running.var.iter().position(|v| *v < 0.0) {
-            return Err(HostError::RunningVariance { channel, value: running.var[channel] });
-        }
+        running.validate_moving(channels)?;
         let plan = Plan::<Train>::new(geometry, &config, self.caps())?;
         let shape = x.shape().to_vec();
         let updates = config.update != Update::None && !geometry.is_empty();
@@ -618,33 +634,42 @@ macro_rules! blocking {
     };
 }
 
-blocking! {
-    /// [`forward_train`](Self::forward_train), blocking.
-    forward_train_blocking(
-        x: ArrayViewD<'_, f32>, axis: ChannelAxis, parameters: Parameters<'_>,
-        running: &mut RunningStatistics, config: &Config
-    ) -> TrainOutput = forward_train;
-    /// [`forward_infer`](Self::forward_infer), blocking.
-    forward_infer_blocking(
-        x: ArrayViewD<'_, f32>, axis: ChannelAxis, parameters: Parameters<'_>,
-        running: &RunningStatistics, config: &Config
-    ) -> ArrayD<f32> = forward_infer;
-    /// [`backward`](Self::backward), blocking.
-    backward_blocking(
-        x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
-        gamma: Option<ArrayView1<'_, f32>>, saved: &SavedStatistics, config: &Config
-    ) -> BackwardOutput = backward;
-    /// [`frozen_backward`](Self::frozen_backward), blocking.
-    frozen_backward_blocking(
-        x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
-        gamma: Option<ArrayView1<'_, f32>>, running: &RunningStatistics, config: &Config
-    ) -> BackwardOutput = frozen_backward;
-    /// [`statistics`](Self::statistics), blocking.
-    statistics_blocking(x: ArrayViewD<'_, f32>, axis: ChannelAxis) -> Moments = statistics;
+/// The operations of the host form, for a macro that makes methods of them.
+macro_rules! operations {
+    ($make:ident) => {
+        $make! {
+            /// [`forward_train`](Self::forward_train), blocking.
+            forward_train_blocking(
+                x: ArrayViewD<'_, f32>, axis: ChannelAxis, parameters: Parameters<'_>,
+                running: &mut RunningStatistics, config: &Config
+            ) -> TrainOutput = forward_train;
+            /// [`forward_infer`](Self::forward_infer), blocking.
+            forward_infer_blocking(
+                x: ArrayViewD<'_, f32>, axis: ChannelAxis, parameters: Parameters<'_>,
+                running: &RunningStatistics, config: &Config
+            ) -> ArrayD<f32> = forward_infer;
+            /// [`backward`](Self::backward), blocking.
+            backward_blocking(
+                x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
+                gamma: Option<ArrayView1<'_, f32>>, saved: &SavedStatistics, config: &Config
+            ) -> BackwardOutput = backward;
+            /// [`frozen_backward`](Self::frozen_backward), blocking.
+            frozen_backward_blocking(
+                x: ArrayViewD<'_, f32>, dy: ArrayViewD<'_, f32>, axis: ChannelAxis,
+                gamma: Option<ArrayView1<'_, f32>>, running: &RunningStatistics, config: &Config
+            ) -> BackwardOutput = frozen_backward;
+            /// [`statistics`](Self::statistics), blocking.
+            statistics_blocking(x: ArrayViewD<'_, f32>, axis: ChannelAxis) -> Moments = statistics;
+        }
+    };
 }
+#[cfg(feature = "cpu")]
+pub(crate) use operations;
+
+operations!(blocking);
 
 impl<'a> Parameters<'a> {
-    fn affine(&self) -> Affine {
+    pub(crate) fn affine(&self) -> Affine {
         Affine { gamma: self.gamma.is_some(), beta: self.beta.is_some() }
     }
 
@@ -691,18 +716,18 @@ pub(crate) fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
 }
 
 impl SavedStatistics {
-    fn from_values(values: Vec<f32>, channels: usize) -> Self {
+    pub(crate) fn from_values(values: Vec<f32>, channels: usize) -> Self {
         let part = |i: usize| Array1::from(values[i * channels..(i + 1) * channels].to_vec());
         Self { mean: part(0), rest: part(1), inv_std: part(2) }
     }
 
-    fn to_values(&self) -> Vec<f32> {
+    pub(crate) fn to_values(&self) -> Vec<f32> {
         self.mean.iter().chain(&self.rest).chain(&self.inv_std).copied().collect()
     }
 }
 
 /// The geometry of `x`, and the config as the host form uses it.
-fn prepare(
+pub(crate) fn prepare(
     x: &ArrayViewD<'_, f32>,
     axis: ChannelAxis,
     affine: Affine,
@@ -718,7 +743,10 @@ pub(crate) fn shaped(shape: &[usize], values: Vec<f32>) -> Result<ArrayD<f32>, H
         .map_err(|error| HostError::ReadBack { message: error.to_string() })
 }
 
-fn check_shapes(x: &ArrayViewD<'_, f32>, dy: &ArrayViewD<'_, f32>) -> Result<(), HostError> {
+pub(crate) fn check_shapes(
+    x: &ArrayViewD<'_, f32>,
+    dy: &ArrayViewD<'_, f32>,
+) -> Result<(), HostError> {
     if x.shape() == dy.shape() {
         Ok(())
     } else {
@@ -795,6 +823,9 @@ pub enum HostError {
     Bind(BindError),
     /// Moments that do not fit or cannot be used.
     Moments(MomentsError),
+    /// The CPU path cannot compute it.
+    #[cfg(feature = "cpu")]
+    Cpu(CpuError),
     /// A per-channel array of the wrong length.
     Length {
         /// Which.
@@ -864,6 +895,8 @@ impl fmt::Display for HostError {
             Self::Prepare(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),
             Self::Moments(error) => error.fmt(f),
+            #[cfg(feature = "cpu")]
+            Self::Cpu(error) => error.fmt(f),
             Self::Length { slot, length, channels } => {
                 write!(f, "{slot} has {length} values for {channels} channels")
             }
@@ -889,6 +922,8 @@ impl std::error::Error for HostError {
             Self::Prepare(error) => Some(error),
             Self::Bind(error) => Some(error),
             Self::Moments(error) => Some(error),
+            #[cfg(feature = "cpu")]
+            Self::Cpu(error) => Some(error),
             _ => None,
         }
     }
@@ -907,6 +942,16 @@ macro_rules! from {
 from! {
     Geometry: GeometryError, Plan: PlanError, Prepare: PrepareError, Bind: BindError,
     Moments: MomentsError
+}
+
+#[cfg(feature = "cpu")]
+impl From<CpuError> for HostError {
+    fn from(error: CpuError) -> Self {
+        match error {
+            CpuError::Plan(error) => Self::Plan(error),
+            error => Self::Cpu(error),
+        }
+    }
 }
 
 impl From<ConfigError> for HostError {

@@ -1,6 +1,7 @@
 //! The CPU path: against the oracle within the kernels' bounds, with the same bits whatever the
 //! number of threads, beside the kernels, and what it refuses.
 
+use ndarray::{ArrayD, ArrayView1};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 use wgpu_batchnorm::cpu::{
@@ -8,13 +9,14 @@ use wgpu_batchnorm::cpu::{
     TrainSlices,
 };
 use wgpu_batchnorm::{
-    ChannelAxis, Config, Geometry, Gradients, Memory, Moments, PlanError, SingleValue, Slot, Update,
+    Backend, ChannelAxis, Config, Cpu, Geometry, Gpu, Gradients, HostError, Memory, Moments,
+    Parameters, PlanError, RunningStatistics, SingleValue, Slot, Update, wgpu,
 };
 
 use crate::common::check::{
     agree, compare_frozen, compare_statistics, compare_training, expected_training,
 };
-use crate::common::data::{Case, Data};
+use crate::common::data::{Case, Data, Random};
 use crate::common::runner::{Results, bits};
 use crate::common::{compare, gpu, runner};
 use crate::properties;
@@ -224,18 +226,38 @@ fn bits_do_not_depend_on_the_threads() {
     }
 }
 
-/// Tensors that are written past the caches.
+/// A tensor that is written past the caches, and its halves, which are not.
 #[test]
-fn large_tensors() {
-    let shapes: [(&[usize], _); 3] = [
-        (&[3, 7, 200_003], ChannelAxis::First),
-        (&[21, 1_001, 201], ChannelAxis::First),
-        (&[70_001, 61], ChannelAxis::Last),
-    ];
-    for (shape, axis) in shapes {
-        let case = Case::new(shape, axis, Config::pytorch());
-        let data = Data::random(case.geometry(), 5, -1.0, 0.5);
-        check(&case, &data).unwrap();
+fn large_tensors_have_the_bits_of_their_halves() {
+    for (shape, axis) in [
+        ([2, 11, 800_001], ChannelAxis::First),
+        ([2, 280_001, 31], ChannelAxis::Last),
+        ([2, 17_001, 501], ChannelAxis::First),
+    ] {
+        let whole = Geometry::new(&shape, axis).unwrap();
+        let half = Geometry::new(&[1, shape[1], shape[2]], axis).unwrap();
+        assert!(half.len() * 4 < 64 << 20 && whole.len() * 4 > 64 << 20);
+        let c = whole.channels() as usize;
+        let mut random = Random(6);
+        let [gamma, beta, mean] = [(); 3].map(|()| random.normals(c, 1.0, 0.5));
+        let x: Vec<f32> = (0..whole.len()).map(|i| (i % 8_191) as f32 / 4_096.0).collect();
+        let infer = |geometry: Geometry, x: &[f32]| {
+            let mut y = poison(geometry.len());
+            let slices = InferSlices {
+                x,
+                y: &mut y,
+                gamma: Some(&gamma),
+                beta: Some(&beta),
+                running_mean: &mean,
+                running_var: &vec![2.0; c],
+            };
+            cpu::infer(geometry, &Config::pytorch(), slices).unwrap();
+            y
+        };
+        let y = infer(whole, &x);
+        for (x, y) in x.chunks(half.len() as usize).zip(y.chunks(half.len() as usize)) {
+            assert!(infer(half, x) == y, "{shape:?}");
+        }
     }
 }
 
@@ -410,4 +432,119 @@ fn mistakes_are_named() {
     assert_eq!(frozen(&x, Some(&mut [0.0; 2])), length(Slot::Dgamma, 2, 3));
     let missing = Err(CpuError::Missing { slot: Slot::X });
     assert_eq!(frozen(&x, Some(&mut [0.0; 3])), missing);
+}
+
+/// The host form gives what the slices give, on views of any memory order, and says what it is.
+#[test]
+fn the_host_form_gives_the_same_bits() {
+    let backend = Backend::Cpu(Cpu::new());
+    assert!(backend.describe().starts_with("CPU ("), "{}", backend.describe());
+    for update in [Update::Rate(0.1), Update::Cumulative, Update::None] {
+        let config = Config { update, ..Config::pytorch() };
+        let case = Case::new(&[6, 3, 50], ChannelAxis::First, config);
+        let data = Data::random(case.geometry(), 4, 1.0, 2.0);
+        let (expected, frozen) = (train(&case, &data), frozen(&case, &data));
+        // Laid out with the axes reversed.
+        let tensor = |values: &[f32]| {
+            let array = ArrayD::from_shape_vec(case.shape.clone(), values.to_vec()).unwrap();
+            array.t().as_standard_layout().into_owned().reversed_axes()
+        };
+        let (x, dy) = (tensor(&data.x), tensor(&data.dy));
+        let (gamma, beta) = (ArrayView1::from(&data.gamma), ArrayView1::from(&data.beta));
+        let parameters = Parameters { gamma: Some(gamma), beta: Some(beta) };
+        let before = RunningStatistics {
+            mean: data.running_mean.clone().into(),
+            var: data.running_var.clone().into(),
+            batches: data.batches,
+        };
+        let mut running = before.clone();
+        let (axis, config) = (case.axis, &case.config);
+        let out = backend
+            .forward_train_blocking(x.view(), axis, parameters, &mut running, config)
+            .unwrap();
+        let back = backend
+            .backward_blocking(x.view(), dy.view(), axis, Some(gamma), &out.saved, config)
+            .unwrap();
+        let y =
+            backend.forward_infer_blocking(x.view(), axis, parameters, &before, config).unwrap();
+        let fixed = backend
+            .frozen_backward_blocking(x.view(), dy.view(), axis, Some(gamma), &before, config)
+            .unwrap();
+        let flat = |array: ArrayD<f32>| array.iter().copied().collect::<Vec<f32>>();
+        assert_eq!(flat(out.y), expected.y);
+        assert_eq!(out.saved.mean.to_vec(), expected.mean);
+        assert_eq!(flat(back.dx.unwrap()), expected.dx);
+        assert_eq!(back.dgamma.unwrap().to_vec(), expected.dgamma);
+        assert_eq!(back.dbeta.unwrap().to_vec(), expected.dbeta);
+        assert_eq!(flat(y), frozen.y);
+        assert_eq!(flat(fixed.dx.unwrap()), frozen.dx);
+        assert_eq!(fixed.dgamma.unwrap().to_vec(), frozen.dgamma);
+        assert_eq!(fixed.dbeta.unwrap().to_vec(), frozen.dbeta);
+        if update == Update::None {
+            assert_eq!(running, before);
+        } else {
+            assert_eq!(running.mean.to_vec(), expected.running_mean);
+            assert_eq!(running.var.to_vec(), expected.running_var);
+            assert_eq!(running.batches, before.batches + 1);
+        }
+        let moments = backend.statistics_blocking(x.view(), axis).unwrap();
+        assert_eq!(moments, Moments::from_slot(300, &statistics(&case, &data)).unwrap());
+    }
+}
+
+/// The same mistake is the same error on both backends.
+#[test]
+fn backends_refuse_alike() {
+    let cpu = Backend::Cpu(Cpu::new());
+    let gpu = gpu().map(|gpu| Backend::Gpu(gpu.clone()));
+    let config = Config::pytorch();
+    let (one, two) = (ArrayD::zeros(vec![1, 3]), ArrayD::zeros(vec![2, 3]));
+    let axis = ChannelAxis::Last;
+    let errors = |backend: &Backend| {
+        let train = |x: &ArrayD<f32>, running: &mut RunningStatistics, config: &Config| {
+            let parameters = Parameters::default();
+            backend.forward_train_blocking(x.view(), axis, parameters, running, config).unwrap_err()
+        };
+        let mut running = RunningStatistics::new(3);
+        let bad = Config { epsilon: -1.0, ..config.clone() };
+        let mut all = vec![
+            train(&one, &mut running, &config),
+            train(&two, &mut RunningStatistics::new(2), &config),
+            train(&two, &mut running, &bad),
+        ];
+        running.var[1] = -1.0;
+        all.push(train(&two, &mut running, &config));
+        let parameters = Parameters { beta: Some(ArrayView1::from(&[0.0; 4])), gamma: None };
+        running.var[1] = 1.0;
+        let infer = backend.forward_infer_blocking(two.view(), axis, parameters, &running, &config);
+        all.push(infer.unwrap_err());
+        let back = backend
+            .frozen_backward_blocking(two.view(), one.view(), axis, None, &running, &config)
+            .unwrap_err();
+        all.push(back);
+        all
+    };
+    let found = errors(&cpu);
+    assert!(matches!(found[0], HostError::Plan(PlanError::SingleValue { .. })), "{:?}", found[0]);
+    if let Some(gpu) = gpu {
+        assert_eq!(found, errors(&gpu));
+    }
+}
+
+/// Hardware is taken, a software adapter is not, and the user is told.
+#[test]
+fn auto_says_what_it_takes() {
+    let hardware = |info: &wgpu::AdapterInfo| info.device_type != wgpu::DeviceType::Cpu;
+    let adapters = Gpu::adapters_blocking();
+    match Backend::auto_blocking() {
+        Backend::Gpu(gpu) => assert!(hardware(&gpu.device().adapter_info())),
+        Backend::Cpu(cpu) => {
+            let text = cpu.describe();
+            assert!(text.contains(" threads, ") && text.contains(", as "), "{text}");
+            for adapter in adapters.iter().map(wgpu::Adapter::get_info) {
+                assert!(!hardware(&adapter), "{text}");
+                assert!(text.contains(&adapter.name), "{text}");
+            }
+        }
+    }
 }

@@ -97,7 +97,6 @@ impl<V: Vector> Pair<V> for Moments<V> {
         Self { k, sums }
     }
 
-
     #[inline(always)]
     fn add(&mut self, [x, _]: Tensors<'_>, at: usize) {
         self.add_vector(V::load(&x[at..at + V::COUNT]));
@@ -134,7 +133,6 @@ impl<V: Vector> Pair<V> for Products<V> {
     fn new(mean: V, sums: [V; 2]) -> Self {
         Self { mean, sums }
     }
-
 
     #[inline(always)]
     fn add(&mut self, [x, dy]: Tensors<'_>, at: usize) {
@@ -234,8 +232,7 @@ fn sum_columns<V: Vector, P: Pair<V>, Q: Pair<Plain<1>>>(
         }
         for (sums, totals) in sums.iter().zip(&mut totals) {
             let (vectors, singles) = totals.split_at_mut(whole);
-            for (sum, total) in
-                sums.chunks_exact(V::COUNT).zip(vectors.chunks_exact_mut(V::COUNT))
+            for (sum, total) in sums.chunks_exact(V::COUNT).zip(vectors.chunks_exact_mut(V::COUNT))
             {
                 V::load(sum).add_to(total);
             }

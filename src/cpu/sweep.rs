@@ -193,7 +193,7 @@ impl View {
         };
         let mut reduced = vec![Reduced::default(); channels];
         if threads > 1 {
-            reduced.par_chunks_mut(group).enumerate().with_max_len(1).for_each(&task);
+            reduced.par_chunks_mut(group).enumerate().with_max_len(1).for_each(task);
         } else {
             reduced.chunks_mut(group).enumerate().for_each(task);
         }
