@@ -19,8 +19,11 @@ use crate::geometry::Geometry;
 const SERIAL: usize = 1 << 15;
 /// Values of a channel that lie together, from which on a channel is rows.
 const MIN_ROW: usize = 16;
-/// Values in a piece of a channel (and in a share of a write).
-const PIECE: usize = 1 << 14;
+/// Values in a piece of a channel.
+const PIECE: usize = 1 << 15;
+/// Values in a share of a write at most: 256 KiB at a time took half as long as 64 KiB
+/// (8x256x56x56, two threads).
+const SHARE: usize = 1 << 16;
 /// Values that a thread's own cache (of 512 KiB, most often) holds along with what it writes.
 const RESIDENT: usize = 1 << 16;
 /// Columns side by side at least, where fewer channels are several rows in one.
@@ -106,6 +109,11 @@ impl View {
         self.len() >= SERIAL
     }
 
+    /// Values in a share of a write: enough shares for all threads.
+    fn share(&self) -> usize {
+        (self.len() / (4 * rayon::current_num_threads())).clamp(SHARE / 16, SHARE)
+    }
+
     /// Where the i-th value of a channel lies.
     pub(super) fn place(&self, channel: usize, i: usize) -> usize {
         (i / self.inner * self.channels + channel) * self.inner + i % self.inner
@@ -146,14 +154,15 @@ impl View {
         }
         let (rows, inner) = (self.outer * self.channels, self.inner);
         // Several short rows, or parts of a long one.
-        let (rows_per_share, parts) = match inner <= PIECE {
-            true => (PIECE / inner, 1),
-            false => (1, inner.div_ceil(PIECE)),
+        let size = self.share();
+        let (rows_per_share, parts) = match inner <= size {
+            true => (size / inner, 1),
+            false => (1, inner.div_ceil(size)),
         };
         for_each(rows.div_ceil(rows_per_share) * parts, self.is_parallel(), |i| {
             let (share, part) = (i / parts, i % parts);
             if parts > 1 {
-                let span = part * PIECE..((part + 1) * PIECE).min(inner);
+                let span = part * size..((part + 1) * size).min(inner);
                 let channel = share % self.channels;
                 let span = share * inner + span.start..share * inner + span.end;
                 return apply.rows(span.clone(), span.len(), &table[channel..]);
@@ -371,7 +380,7 @@ impl Columns {
         let constants: [Vec<f32>; 4] =
             std::array::from_fn(|i| self.by_column(|channel| table[channel][i]));
         let constants = constants.each_ref().map(Vec::as_slice);
-        let share = (PIECE / self.width).max(1) * self.width;
+        let share = (self.view.share() / self.width).max(1) * self.width;
         let length = self.view.len();
         let count = length.div_ceil(share);
         for_each(count, self.view.is_parallel(), |i| {
