@@ -1,4 +1,4 @@
-//! Criterion's view of the same operations: the kernels and the CPU rival, with the memcpy kernel as
+//! Criterion's view of the same operations: the kernels and the CPU path, with the memcpy kernel as
 //! the limit. Throughput counts the bytes of a streaming implementation. For ratios measured
 //! side by side, see ratios.rs.
 
@@ -43,7 +43,7 @@ fn benchmarks(criterion: &mut Criterion) {
                 bencher.iter_custom(|count| subject.run_gpu(operation, count as u32));
             });
             group.bench_function(BenchmarkId::new("cpu", shape.name()), |bencher| {
-                bencher.iter_custom(|count| subject.run_rival(operation, count as u32));
+                bencher.iter_custom(|count| subject.run_cpu(operation, count as u32));
             });
             group.finish();
         }

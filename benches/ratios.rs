@@ -1,11 +1,11 @@
-//! The kernels against a memcpy kernel on the same adapter and against the CPU rival, interleaved in
+//! The kernels against a memcpy kernel on the same adapter and against the CPU path, interleaved in
 //! one process, medians over rounds.
 //!
-//! `cargo bench --bench ratios -- [--shapes 8x64x56x56,1024x512] [--layout nchw|nhwc|both]
+//! `cargo bench --features cpu --bench ratios -- [--shapes 8x64x56x56,1024x512] [--layout nchw|nhwc|both]
 //! [--rounds 9] [--explain] [--copy]`. Bytes are those of a streaming implementation: 3 tensors
 //! forward, 2 inference, 5 backward. `/memcpy` is bytes per second over the memcpy kernel's bytes per
-//! second: above 1 means that a second read came from a cache. `/rival` is the rival's time over
-//! ours. `--copy` measures geometries of the memcpy kernel instead.
+//! second: above 1 means that a second read came from a cache. `/cpu` is the CPU path's
+//! time over ours. `--copy` measures geometries of the memcpy kernel instead.
 
 mod common;
 
@@ -87,7 +87,7 @@ fn main() -> Result<(), String> {
     }
     println!(
         "{:<22} {:<9} {:>9} {:>7} {:>8} {:>9} {:>7} {:>10}",
-        "shape", "operation", "ms", "GB/s", "/memcpy", "rival ms", "/rival", "dispatches"
+        "shape", "operation", "ms", "GB/s", "/memcpy", "cpu ms", "/cpu", "dispatches"
     );
     let mut ratios = Vec::new();
     for logical in &options.shapes {
@@ -113,8 +113,8 @@ fn main() -> Result<(), String> {
             let (n, sum) = own.fold((0, 0.0), |(n, sum), v| (n + 1, sum + v));
             (sum / f64::from(n.max(1))).exp()
         };
-        let (memcpy, rival) = (mean(|r| r[0]), mean(|r| r[1]));
-        println!("geometric mean {:<9}: /memcpy {memcpy:.2}, /rival {rival:.2}", operation.name());
+        let (memcpy, cpu) = (mean(|r| r[0]), mean(|r| r[1]));
+        println!("geometric mean {:<9}: /memcpy {memcpy:.2}, /cpu {cpu:.2}", operation.name());
     }
     Ok(())
 }
@@ -141,10 +141,10 @@ fn measure(subject: &mut Subject, name: &str, options: &Options) -> Vec<(usize, 
         .into_iter()
         .map(|operation| {
             subject.run_gpu(operation, 1);
-            subject.run_rival(operation, 1);
+            subject.run_cpu(operation, 1);
             [
                 repetitions(subject.run_gpu(operation, 1), rounds),
-                repetitions(subject.run_rival(operation, 1), rounds),
+                repetitions(subject.run_cpu(operation, 1), rounds),
             ]
         })
         .collect();
@@ -155,7 +155,7 @@ fn measure(subject: &mut Subject, name: &str, options: &Options) -> Vec<(usize, 
             let i = operation as usize;
             copies.push(per(subject.run_copy(copy_count), copy_count));
             times[i][0].push(per(subject.run_gpu(operation, counts[i][0]), counts[i][0]));
-            times[i][1].push(per(subject.run_rival(operation, counts[i][1]), counts[i][1]));
+            times[i][1].push(per(subject.run_cpu(operation, counts[i][1]), counts[i][1]));
         }
     }
     let size = subject.tensor_size() as f64;
@@ -163,16 +163,16 @@ fn measure(subject: &mut Subject, name: &str, options: &Options) -> Vec<(usize, 
     let mut ratios = Vec::new();
     for operation in Operation::ALL {
         let i = operation as usize;
-        let [ours, rival] = times[i].each_ref().map(|samples| median(samples.clone()));
+        let [ours, cpu] = times[i].each_ref().map(|samples| median(samples.clone()));
         let rate = operation.tensors() as f64 * size / ours;
-        let both = [rate / copy_rate, rival / ours];
+        let both = [rate / copy_rate, cpu / ours];
         println!(
             "{name:<22} {:<9} {:>9.3} {:>7.2} {:>8.2} {:>9.3} {:>7.2} {:>10}",
             operation.name(),
             ours * 1e3,
             rate / 1e9,
             both[0],
-            rival * 1e3,
+            cpu * 1e3,
             both[1],
             subject.dispatches[i]
         );

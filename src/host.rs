@@ -14,6 +14,8 @@ use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD, CowArray, IxDyn};
 use crate::bind::{Bind, BindError, SlotBuffers};
 use crate::caps::Caps;
 use crate::config::{Affine, Config, ConfigError, Element, Gradients, Mask, Memory, Update};
+#[cfg(feature = "cpu")]
+use crate::cpu::CpuError;
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::kernels::{KernelOptions, Kernels, PrepareError, Scopes, unmapped};
 use crate::moments::{Moments, MomentsError};
@@ -86,6 +88,16 @@ impl RunningStatistics {
     /// [`HostError::Length`] for a length other than `channels`.
     pub fn validate(&self, channels: usize) -> Result<(), HostError> {
         check_running(&self.mean, &self.var, channels)
+    }
+
+    /// For a training forward: an earlier batch may have made a variance NaN or infinite.
+    pub(crate) fn validate_moving(&self, channels: usize) -> Result<(), HostError> {
+        check_length(Slot::RunningMean, self.mean.len(), channels)?;
+        check_length(Slot::RunningVar, self.var.len(), channels)?;
+        match self.var.iter().position(|v| *v < 0.0) {
+            Some(channel) => Err(HostError::RunningVariance { channel, value: self.var[channel] }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -163,6 +175,13 @@ impl Gpu {
     /// [`HostError::NoAdapter`] says what was looked for, what was found and what to install;
     /// [`HostError::RequestDevice`] when the adapter refuses the limits.
     pub async fn new() -> Result<Self, HostError> {
+        Self::find(|_| true).await
+    }
+
+    /// The best of the adapters that `accepts` takes.
+    pub(crate) async fn find(
+        accepts: impl Fn(&wgpu::AdapterInfo) -> bool,
+    ) -> Result<Self, HostError> {
         let (adapters, looked_for) = candidates().await;
         let wanted = std::env::var("WGPU_ADAPTER_NAME").unwrap_or_default().to_lowercase();
         let found: Vec<String> =
@@ -170,6 +189,7 @@ impl Gpu {
         let mut usable: Vec<&wgpu::Adapter> = adapters
             .iter()
             .filter(|adapter| adapter.get_info().name.to_lowercase().contains(&wanted))
+            .filter(|adapter| accepts(&adapter.get_info()))
             .collect();
         usable.sort_by_key(|adapter| std::cmp::Reverse(preference(&adapter.get_info())));
         let mut refusal = HostError::NoAdapter { looked_for, found };
@@ -289,11 +309,7 @@ impl Gpu {
     ) -> Result<TrainOutput, HostError> {
         let (geometry, config) = input.prepare(config)?;
         let channels = geometry.channels() as usize;
-        check_length(Slot::RunningMean, running.mean.len(), channels)?;
-        check_length(Slot::RunningVar, running.var.len(), channels)?;
-        if let Some(channel) = running.var.iter().position(|v| *v < 0.0) {
-            return Err(HostError::RunningVariance { channel, value: running.var[channel] });
-        }
+        running.validate_moving(channels)?;
         let plan = Plan::<Train>::new(geometry, &config, self.caps())?;
         let updates = config.update != Update::None && !geometry.is_empty();
         let outputs: &[Slot] = if updates {
@@ -659,30 +675,41 @@ macro_rules! blocking {
     };
 }
 
-blocking! {
-    /// [`forward_train`](Self::forward_train), blocking.
-    forward_train_blocking(
-        input: &Input<'_>, running: &mut RunningStatistics, config: &Config
-    ) -> TrainOutput = forward_train;
-    /// [`forward_infer`](Self::forward_infer), blocking.
-    forward_infer_blocking(
-        input: &Input<'_>, running: &RunningStatistics, config: &Config
-    ) -> ArrayD<f32> = forward_infer;
-    /// [`backward`](Self::backward), blocking.
-    backward_blocking(
-        input: &Input<'_>, dy: ArrayViewD<'_, f32>, saved: &SavedStatistics, config: &Config
-    ) -> BackwardOutput = backward;
-    /// [`frozen_backward`](Self::frozen_backward), blocking.
-    frozen_backward_blocking(
-        input: &Input<'_>, dy: ArrayViewD<'_, f32>, running: &RunningStatistics, config: &Config
-    ) -> BackwardOutput = frozen_backward;
-    /// [`statistics`](Self::statistics), blocking.
-    statistics_blocking(x: ArrayViewD<'_, f32>, axis: ChannelAxis) -> Moments = statistics;
+/// The operations of the host form, for a macro that makes methods of them.
+macro_rules! operations {
+    ($make:ident) => {
+        $make! {
+            /// [`forward_train`](Self::forward_train), blocking.
+            forward_train_blocking(
+                input: &Input<'_>, running: &mut RunningStatistics, config: &Config
+            ) -> TrainOutput = forward_train;
+            /// [`forward_infer`](Self::forward_infer), blocking.
+            forward_infer_blocking(
+                input: &Input<'_>, running: &RunningStatistics, config: &Config
+            ) -> ArrayD<f32> = forward_infer;
+            /// [`backward`](Self::backward), blocking.
+            backward_blocking(
+                input: &Input<'_>, dy: ArrayViewD<'_, f32>, saved: &SavedStatistics,
+                config: &Config
+            ) -> BackwardOutput = backward;
+            /// [`frozen_backward`](Self::frozen_backward), blocking.
+            frozen_backward_blocking(
+                input: &Input<'_>, dy: ArrayViewD<'_, f32>, running: &RunningStatistics,
+                config: &Config
+            ) -> BackwardOutput = frozen_backward;
+            /// [`statistics`](Self::statistics), blocking.
+            statistics_blocking(x: ArrayViewD<'_, f32>, axis: ChannelAxis) -> Moments = statistics;
+        }
+    };
 }
+#[cfg(feature = "cpu")]
+pub(crate) use operations;
+
+operations!(blocking);
 
 impl Input<'_> {
     /// The geometry, and the config as the host form uses it.
-    fn prepare(&self, config: &Config) -> Result<(Geometry, Config), HostError> {
+    pub(crate) fn prepare(&self, config: &Config) -> Result<(Geometry, Config), HostError> {
         let geometry = Geometry::new(self.x.shape(), self.axis)?;
         if let Some(z) = &self.z {
             check_shape(Slot::Z, z, &self.x)?;
@@ -769,12 +796,12 @@ pub(crate) fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
 }
 
 impl SavedStatistics {
-    fn from_values(values: Vec<f32>, channels: usize) -> Self {
+    pub(crate) fn from_values(values: Vec<f32>, channels: usize) -> Self {
         let part = |i: usize| Array1::from(values[i * channels..(i + 1) * channels].to_vec());
         Self { mean: part(0), rest: part(1), inv_std: part(2), count: part(3) }
     }
 
-    fn to_values(&self) -> Vec<f32> {
+    pub(crate) fn to_values(&self) -> Vec<f32> {
         let parts = [&self.mean, &self.rest, &self.inv_std, &self.count];
         parts.into_iter().flatten().copied().collect()
     }
@@ -868,6 +895,9 @@ pub enum HostError {
     Bind(BindError),
     /// Moments that do not fit or cannot be used.
     Moments(MomentsError),
+    /// The CPU path cannot compute it.
+    #[cfg(feature = "cpu")]
+    Cpu(CpuError),
     /// A per-channel array of the wrong length.
     Length {
         /// Which.
@@ -944,6 +974,8 @@ impl fmt::Display for HostError {
             Self::Prepare(error) => error.fmt(f),
             Self::Bind(error) => error.fmt(f),
             Self::Moments(error) => error.fmt(f),
+            #[cfg(feature = "cpu")]
+            Self::Cpu(error) => error.fmt(f),
             Self::Length { slot, length, channels } => {
                 write!(f, "{slot} has {length} values for {channels} channels")
             }
@@ -977,6 +1009,8 @@ impl std::error::Error for HostError {
             Self::Prepare(error) => Some(error),
             Self::Bind(error) => Some(error),
             Self::Moments(error) => Some(error),
+            #[cfg(feature = "cpu")]
+            Self::Cpu(error) => Some(error),
             _ => None,
         }
     }
@@ -995,6 +1029,16 @@ macro_rules! from {
 from! {
     Geometry: GeometryError, Plan: PlanError, Prepare: PrepareError, Bind: BindError,
     Moments: MomentsError
+}
+
+#[cfg(feature = "cpu")]
+impl From<CpuError> for HostError {
+    fn from(error: CpuError) -> Self {
+        match error {
+            CpuError::Plan(error) => Self::Plan(error),
+            error => Self::Cpu(error),
+        }
+    }
 }
 
 impl From<ConfigError> for HostError {

@@ -13,12 +13,21 @@
 //! - Batch norm folded into the layer before it: [`fold`].
 //! - Devices: [`Caps`] and [`Tuning`] decide how work is cut.
 #![cfg_attr(feature = "host", doc = "- Host form: [`Gpu`], and the layer [`BatchNorm`].")]
+#![cfg_attr(feature = "cpu", doc = "- Without a device, on slices: [`cpu`].")]
+#![cfg_attr(
+    all(feature = "host", feature = "cpu"),
+    doc = "- Whichever a machine has, on arrays: [`Backend`]."
+)]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(all(feature = "host", feature = "cpu"))]
+mod backend;
 mod bind;
 mod caps;
 mod config;
+#[cfg(feature = "cpu")]
+pub mod cpu;
 pub mod fold;
 mod geometry;
 #[cfg(feature = "host")]
@@ -37,6 +46,8 @@ mod self_test;
 pub mod shader;
 mod tuning;
 
+#[cfg(all(feature = "host", feature = "cpu"))]
+pub use backend::{Backend, Cpu};
 pub use bind::{
     BackwardBuffers, Bind, BindError, Bound, FinalizeBuffers, FrozenBackwardBuffers,
     GradientBuffers, InferBuffers, NormalizeBuffers, ReduceBuffers, SlotBuffers, SlotMemory,

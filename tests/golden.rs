@@ -10,6 +10,7 @@ use crate::common::check::compare_statistics;
 use crate::common::compare::{self, Arithmetic};
 use crate::common::data::{Case, Data};
 use crate::common::golden::{self, Golden};
+use crate::common::runner::Results;
 use crate::common::{gpu, runner};
 
 fn array(shape: &[usize], values: &[f32]) -> ArrayD<f64> {
@@ -74,9 +75,8 @@ fn oracle_agrees_with_pytorch_in_float64() {
     }
 }
 
-/// What a case gives on the GPU, by the names of the golden files.
-fn on_gpu(case: &Golden, tuning: &Tuning) -> Option<Vec<(&'static str, Vec<f32>)>> {
-    let gpu = gpu()?;
+/// A case as the runners take it.
+fn inputs(case: &Golden) -> (Case, Data) {
     let input = |name| case.input(name).map(<[f32]>::to_vec).unwrap_or_default();
     let x = input("x");
     let dy = case.input("dy").map_or_else(|| x.clone(), <[f32]>::to_vec);
@@ -90,13 +90,24 @@ fn on_gpu(case: &Golden, tuning: &Tuning) -> Option<Vec<(&'static str, Vec<f32>)
         running_var: input("running_var"),
         batches: case.batches_before,
     };
-    let run = Case::new(&case.shape, case.axis, case.config.clone()).tuned(tuning);
+    (Case::new(&case.shape, case.axis, case.config.clone()), data)
+}
+
+/// What a case gives on the GPU, by the names of the golden files.
+fn on_gpu(case: &Golden, tuning: &Tuning) -> Option<Vec<(&'static str, Vec<f32>)>> {
+    let gpu = gpu()?;
+    let (run, data) = inputs(case);
+    let run = run.tuned(tuning);
     let r =
         if case.train { runner::train(gpu, &run, &data) } else { runner::frozen(gpu, &run, &data) };
+    Some(named(case, r))
+}
+
+fn named(case: &Golden, r: Results) -> Vec<(&'static str, Vec<f32>)> {
     if case.train && case.config.update == Update::Cumulative {
         assert_eq!(r.batches, case.batches_before + 1, "{}", case.name);
     }
-    Some(vec![
+    vec![
         ("y", r.y),
         ("save_mean", r.mean),
         ("save_invstd", r.inv_std),
@@ -106,26 +117,37 @@ fn on_gpu(case: &Golden, tuning: &Tuning) -> Option<Vec<(&'static str, Vec<f32>)
         ("dgamma", r.dgamma),
         ("dbeta", r.dbeta),
         ("dz", r.dz),
-    ])
+    ]
 }
 
-/// Runs all cases of a file under a tuning; prints the worst error per distribution and tensor
-/// beside PyTorch's.
+/// Runs all cases of a file on the GPU under a tuning.
 fn check(file: &str, class: Class) {
     let caps = Caps { class, ..Caps::webgpu_default() };
+    compare_all(file, &format!("{class:?} tuning"), |case| {
+        let geometry = Case::new(&case.shape, case.axis, case.config.clone()).geometry();
+        on_gpu(case, &Tuning::choose(&caps, &geometry, case.config.element))
+    });
+}
+
+/// Compares all cases of a file; prints the worst error per distribution and tensor beside
+/// PyTorch's. Nothing is compared where there are no results.
+fn compare_all(
+    file: &str,
+    how: &str,
+    results: impl Fn(&Golden) -> Option<Vec<(&'static str, Vec<f32>)>>,
+) {
     let mut worst: BTreeMap<(String, &str), (f64, f64, f64)> = BTreeMap::new();
     let mut failures = Vec::new();
     let (mut compared, mut last_bits, mut excused) = (0, 0, BTreeSet::new());
     for case in golden::read(file) {
         let geometry = Case::new(&case.shape, case.axis, case.config.clone()).geometry();
-        let tuning = Tuning::choose(&caps, &geometry, case.config.element);
-        let Some(results) = on_gpu(&case, &tuning) else { return };
+        let Some(results) = results(&case) else { return };
         for (name, actual) in results {
             let Some(expected) = case.expected(name) else { continue };
             let bounds = case.bounds(name, Arithmetic::Kernel).unwrap();
             let result = compare::within(&actual, expected, &bounds);
             if !result.is_good() {
-                failures.push(format!("{class:?} {}/{name}: {result:?}", case.name));
+                failures.push(format!("{how} {}/{name}: {result:?}", case.name));
             }
             if let Some(&torch) = case.torch_error.get(name) {
                 compared += 1;
@@ -139,7 +161,7 @@ fn check(file: &str, class: Class) {
                     } else {
                         let error = result.max_error;
                         let than = format!("{error:e} is more than PyTorch's {torch:e}");
-                        failures.push(format!("{class:?} {}/{name}: {than}", case.name));
+                        failures.push(format!("{how} {}/{name}: {than}", case.name));
                     }
                 }
             }
@@ -150,7 +172,7 @@ fn check(file: &str, class: Class) {
             entry.2 = entry.2.max(case.torch_error.get(name).copied().unwrap_or(f64::NAN));
         }
     }
-    println!("{file}, {class:?} tuning: worst |error|, of the bound, PyTorch's worst |error|");
+    println!("{file}, {how}: worst |error|, of the bound, PyTorch's worst |error|");
     for ((dist, name), (error, ratio, torch)) in worst {
         println!("  {dist:<32} {name:<17} {error:9.2e} {ratio:6.3} {torch:9.2e}");
     }
@@ -246,4 +268,17 @@ fn dtypes() {
 fn onnx() {
     check("onnx", Class::Software);
     check("onnx", Class::Hardware);
+}
+
+#[cfg(feature = "cpu")]
+#[test]
+fn cpu() {
+    use crate::cpu::{frozen, train};
+    for file in ["core", "adversarial", "onnx"] {
+        compare_all(file, "CPU", |case| {
+            let (run, data) = inputs(case);
+            let r = if case.train { train(&run, &data) } else { frozen(&run, &data) };
+            Some(named(case, r))
+        });
+    }
 }

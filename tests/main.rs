@@ -3,6 +3,8 @@
 mod backends;
 mod common;
 mod concurrency;
+#[cfg(feature = "cpu")]
+mod cpu;
 mod embedding;
 mod epilogue;
 mod exact;

@@ -63,7 +63,7 @@ const LINES: [&str; 3] = [
 
 /// Everything that makes a case, in one line.
 #[derive(Clone, PartialEq)]
-struct Setup {
+pub struct Setup {
     case: Case,
     seed: u16,
     mean: f64,
@@ -73,12 +73,12 @@ struct Setup {
 }
 
 impl Setup {
-    fn data(&self) -> Data {
+    pub fn data(&self) -> Data {
         Data::random(self.case.geometry(), u64::from(self.seed), self.mean, self.std)
     }
 
     /// With the value that is not finite.
-    fn bad_data(&self) -> (Data, Option<usize>) {
+    pub fn bad_data(&self) -> (Data, Option<usize>) {
         let mut data = self.data();
         let g = self.case.geometry();
         let channel = self.bad.map(|(value, place)| {
@@ -89,7 +89,7 @@ impl Setup {
         (data, channel)
     }
 
-    fn with(&self, change: impl FnOnce(&mut Config)) -> Case {
+    pub fn with(&self, change: impl FnOnce(&mut Config)) -> Case {
         let mut case = self.case.clone();
         change(&mut case.config);
         case
@@ -355,7 +355,7 @@ fn tuning_of(numbers: [u32; 8]) -> Tuning {
     }
 }
 
-fn setups() -> impl Strategy<Value = Setup> {
+pub fn setups() -> impl Strategy<Value = Setup> {
     let data = (
         any::<u16>(),
         select(vec![0.0, 1.0, -3.0, 1e3, 1e6, -1e7]),

@@ -1,18 +1,17 @@
-//! What both benchmarks share: shapes, operations on the GPU and on the CPU rival, the memcpy
+//! What both benchmarks share: shapes, operations on the GPU and on the CPU path, the memcpy
 //! kernel, and time.
 
 pub mod copy;
-pub mod rival;
 
 use std::time::{Duration, Instant};
 
+use wgpu_batchnorm::cpu::{self, BackwardSlices, InferSlices, TrainSlices};
 use wgpu_batchnorm::{
     Backward, BackwardBuffers, Bound, ChannelAxis, Config, Geometry, Gpu, Infer, InferBuffers,
     Plan, Train, TrainBuffers, wgpu,
 };
 
 use copy::Copy;
-use rival::{Moments, View};
 
 /// Logical `[N, C, ...]` and whether it lies channels-last in memory.
 #[derive(Clone, Debug)]
@@ -90,13 +89,15 @@ pub struct Subject {
     gpu: Gpu,
     bound: [Bound; 3],
     copy: Copy,
-    view: View,
+    config: Config,
     x: Vec<f32>,
     dy: Vec<f32>,
     out: Vec<f32>,
     gamma: Vec<f32>,
     beta: Vec<f32>,
-    moments: Vec<Moments>,
+    saved: Vec<f32>,
+    running: [Vec<f32>; 2],
+    gradients: [Vec<f32>; 2],
 }
 
 /// Values that no arithmetic unit is slow on.
@@ -184,12 +185,6 @@ impl Subject {
         let [train, infer, backward] = bound.map(|bound| bound.map_err(|e| text(&e)));
         let bound = [train?, infer?, backward?];
         let copy = Copy::new(gpu, &gx, &gy);
-        let (outer, inner) = (geometry.outer() as usize, geometry.inner() as usize);
-        // A single channel is one run.
-        let view = match c {
-            1 => View { outer: 1, channels: 1, inner: n },
-            channels => View { outer, channels, inner },
-        };
         let mut subject = Self {
             geometry,
             explain,
@@ -197,39 +192,19 @@ impl Subject {
             gpu: gpu.clone(),
             bound,
             copy,
-            view,
+            config,
             out: vec![0.0; n],
             x,
             dy,
             gamma,
             beta,
-            moments: Vec::new(),
+            saved: vec![0.0; 3 * c],
+            running: [vec![0.0; c], vec![1.0; c]],
+            gradients: [vec![0.0; c], vec![0.0; c]],
         };
-        subject.moments =
-            rival::forward(view, &subject.x, &mut subject.out, &subject.gamma, &subject.beta);
-        subject.check_rival();
+        // The backward needs what this saves.
+        subject.run_cpu(Operation::Forward, 1);
         Ok(subject)
-    }
-
-    /// The rival must be right before it may be fast: its statistics against plain f64 loops.
-    fn check_rival(&self) {
-        let View { outer, channels, inner } = self.view;
-        let n = (outer * inner) as f64;
-        for c in [0, channels / 2, channels - 1] {
-            let values = || {
-                (0..outer).flat_map(move |o| {
-                    let start = (o * channels + c) * inner;
-                    self.x[start..start + inner].iter().map(|&x| f64::from(x))
-                })
-            };
-            let mean = values().sum::<f64>() / n;
-            let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-            let m = self.moments[c];
-            // f32 sums of up to 4096 values of size about 1, each addition rounding by 2⁻²⁴.
-            let bound = 4096.0 * 2f64.powi(-24);
-            assert!((m.mean - mean).abs() <= bound, "mean of {c}: {} for {mean}", m.mean);
-            assert!((m.variance - variance).abs() <= 4.0 * bound, "variance of {c}");
-        }
     }
 
     /// Bytes of one tensor.
@@ -249,22 +224,54 @@ impl Subject {
     }
 
     /// `count` times the operation on the CPU.
-    pub fn run_rival(&mut self, operation: Operation, count: u32) -> Duration {
-        let Self { view, x, dy, out, gamma, beta, moments, .. } = self;
+    pub fn run_cpu(&mut self, operation: Operation, count: u32) -> Duration {
         let start = Instant::now();
         for _ in 0..count {
-            match operation {
-                Operation::Forward => {
-                    std::hint::black_box(rival::forward(*view, x, out, gamma, beta));
-                }
-                Operation::Inference => rival::inference(*view, x, out, gamma, beta, moments),
-                Operation::Backward => {
-                    std::hint::black_box(rival::backward(*view, x, dy, out, gamma, moments));
-                }
-            }
-            std::hint::black_box(&mut *out);
+            self.run_cpu_once(operation).expect("the slices fit the geometry");
+            std::hint::black_box(&mut self.out);
         }
         start.elapsed()
+    }
+
+    fn run_cpu_once(&mut self, operation: Operation) -> Result<(), cpu::CpuError> {
+        let Self { geometry, config, x, dy, out, gamma, beta, saved, .. } = self;
+        let [mean, var] = &mut self.running;
+        let [dgamma, dbeta] = &mut self.gradients;
+        let (gamma, beta) = (Some(gamma.as_slice()), Some(beta.as_slice()));
+        match operation {
+            Operation::Forward => cpu::train(
+                *geometry,
+                config,
+                TrainSlices {
+                    x,
+                    y: out,
+                    gamma,
+                    beta,
+                    saved,
+                    running_mean: Some(mean),
+                    running_var: Some(var),
+                    batches: None,
+                },
+            ),
+            Operation::Inference => cpu::infer(
+                *geometry,
+                config,
+                InferSlices { x, y: out, gamma, beta, running_mean: mean, running_var: var },
+            ),
+            Operation::Backward => cpu::backward(
+                *geometry,
+                config,
+                BackwardSlices {
+                    x,
+                    dy,
+                    dx: Some(out),
+                    gamma,
+                    dgamma: Some(dgamma),
+                    dbeta: Some(dbeta),
+                    saved,
+                },
+            ),
+        }
     }
 }
 

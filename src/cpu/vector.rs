@@ -1,0 +1,159 @@
+//! Several f32 side by side: eight by AVX where the machine has it, else a plain array of them; and
+//! a single one, for what is left. The bits are the same.
+
+/// Values side by side in sums along a row, so that the order does not depend on the machine.
+pub(super) const LANES: usize = 8;
+
+/// One or more f32.
+pub(super) trait Vector: Copy {
+    /// How many.
+    const COUNT: usize;
+    fn splat(value: f32) -> Self;
+    /// Of COUNT values.
+    fn load(values: &[f32]) -> Self;
+    /// Of fewer than COUNT values, then those of `filler`.
+    fn load_part(values: &[f32], filler: Self) -> Self;
+    /// Into COUNT places.
+    fn store(self, places: &mut [f32]);
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    /// Adds to COUNT sums.
+    fn add_to(self, sums: &mut [f64]);
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Plain<const N: usize>([f32; N]);
+
+impl<const N: usize> Plain<N> {
+    #[inline(always)]
+    fn with(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+impl<const N: usize> Vector for Plain<N> {
+    const COUNT: usize = N;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self([value; N])
+    }
+
+    #[inline(always)]
+    fn load(values: &[f32]) -> Self {
+        Self(values.try_into().expect("bug: as many values as places"))
+    }
+
+    #[inline(always)]
+    fn load_part(values: &[f32], mut filler: Self) -> Self {
+        for (to, from) in filler.0.iter_mut().zip(values) {
+            *to = *from;
+        }
+        filler
+    }
+
+    #[inline(always)]
+    fn store(self, places: &mut [f32]) {
+        places.copy_from_slice(&self.0);
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.with(other, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.with(other, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.with(other, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn add_to(self, sums: &mut [f64]) {
+        for (sum, value) in sums.iter_mut().zip(self.0) {
+            *sum += f64::from(value);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx::Avx;
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "intrinsics; loops use this type only where AVX2 was found")]
+mod avx {
+    use std::arch::x86_64::*;
+
+    use super::Vector;
+
+    #[derive(Clone, Copy)]
+    pub(in crate::cpu) struct Avx(__m256);
+
+    // SAFETY of every block: the machine has AVX, and the slices are asserted to be long enough.
+    impl Vector for Avx {
+        const COUNT: usize = 8;
+
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            Self(unsafe { _mm256_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        fn load(values: &[f32]) -> Self {
+            assert!(values.len() == 8, "bug: as many values as places");
+            Self(unsafe { _mm256_loadu_ps(values.as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn load_part(values: &[f32], filler: Self) -> Self {
+            const MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+            assert!(values.len() < 8, "bug: fewer values than places");
+            unsafe {
+                let mask = _mm256_loadu_si256(MASKS.as_ptr().add(8 - values.len()).cast());
+                // Places that the mask leaves out are not read.
+                let part = _mm256_maskload_ps(values.as_ptr(), mask);
+                Self(_mm256_blendv_ps(filler.0, part, _mm256_castsi256_ps(mask)))
+            }
+        }
+
+        #[inline(always)]
+        fn store(self, places: &mut [f32]) {
+            assert!(places.len() == 8, "bug: as many places as values");
+            unsafe { _mm256_storeu_ps(places.as_mut_ptr(), self.0) }
+        }
+
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            Self(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn sub(self, other: Self) -> Self {
+            Self(unsafe { _mm256_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn mul(self, other: Self) -> Self {
+            Self(unsafe { _mm256_mul_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn add_to(self, sums: &mut [f64]) {
+            assert!(sums.len() == 8, "bug: as many sums as values");
+            let (low, high) = sums.split_at_mut(4);
+            unsafe {
+                let values = _mm256_cvtps_pd(_mm256_castps256_ps128(self.0));
+                let sum = _mm256_add_pd(_mm256_loadu_pd(low.as_ptr()), values);
+                _mm256_storeu_pd(low.as_mut_ptr(), sum);
+                let values = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.0));
+                let sum = _mm256_add_pd(_mm256_loadu_pd(high.as_ptr()), values);
+                _mm256_storeu_pd(high.as_mut_ptr(), sum);
+            }
+        }
+    }
+}
