@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "the other benchmark uses the rest")]
 mod common;
 
-use common::{Operation, Shape, Subject};
+use common::{Kind, Operation, Shape, Subject};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 fn shapes() -> Vec<Shape> {
@@ -23,7 +23,7 @@ fn shapes() -> Vec<Shape> {
 fn benchmarks(criterion: &mut Criterion) {
     let Some(gpu) = common::gpu() else { return };
     for shape in shapes() {
-        let mut subject = match Subject::new(&gpu, &shape) {
+        let mut subject = match Subject::new(&gpu, &shape, Kind::F32) {
             Ok(subject) => subject,
             Err(error) => {
                 println!("{} not run: {error}", shape.name());
@@ -31,14 +31,14 @@ fn benchmarks(criterion: &mut Criterion) {
             }
         };
         let mut group = criterion.benchmark_group("memcpy");
-        group.throughput(Throughput::Bytes(2 * subject.tensor_size()));
+        group.throughput(Throughput::Bytes(2 * subject.tensor_size));
         group.bench_function(BenchmarkId::new("gpu", shape.name()), |bencher| {
             bencher.iter_custom(|count| subject.run_copy(count as u32));
         });
         group.finish();
         for operation in Operation::ALL {
             let mut group = criterion.benchmark_group(operation.name());
-            group.throughput(Throughput::Bytes(operation.tensors() * subject.tensor_size()));
+            group.throughput(Throughput::Bytes(operation.tensors(Kind::F32) * subject.tensor_size));
             group.bench_function(BenchmarkId::new("gpu", shape.name()), |bencher| {
                 bencher.iter_custom(|count| subject.run_gpu(operation, count as u32));
             });

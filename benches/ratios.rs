@@ -1,18 +1,19 @@
 //! The kernels against a memcpy kernel on the same adapter and against the CPU path, interleaved in
 //! one process, medians over rounds.
 //!
-//! `cargo bench --features cpu --bench ratios -- [--shapes 8x64x56x56,1024x512] [--layout nchw|nhwc|both]
-//! [--rounds 9] [--explain] [--copy]`. Bytes are those of a streaming implementation: 3 tensors
-//! forward, 2 inference, 5 backward. `/memcpy` is bytes per second over the memcpy kernel's bytes per
-//! second: above 1 means that a second read came from a cache. `/cpu` is the CPU path's
-//! time over ours. `--copy` measures geometries of the memcpy kernel instead.
+//! `cargo bench --features cpu --bench ratios -- [--shapes 8x64x56x56,1024x512] [--layout
+//! nchw|nhwc|both] [--kinds f32,f16,bf16,relu,add+relu] [--rounds 9] [--explain] [--copy]`. Bytes are
+//! those of a streaming implementation: 3 tensors forward, 2 inference, 5 backward, and one more with a
+//! residual. `/memcpy` is bytes per second over the memcpy kernel's bytes per second, of tensors of the
+//! same size: above 1 means that a second read came from a cache. `/cpu` is the time of the CPU path,
+//! plain and f32, over ours. `--copy` measures geometries of the memcpy kernel instead.
 
 mod common;
 
 use std::time::Duration;
 
 use common::copy::Copy;
-use common::{Operation, Shape, Subject};
+use common::{Kind, Operation, Shape, Subject};
 use wgpu_batchnorm::Gpu;
 
 const SHAPES: &str = "8x64x112x112,8x64x56x56,8x256x56x56,8x512x28x28,8x1024x14x14,8x2048x7x7,\
@@ -21,6 +22,7 @@ const SHAPES: &str = "8x64x112x112,8x64x56x56,8x256x56x56,8x512x28x28,8x1024x14x
 struct Options {
     shapes: Vec<Vec<usize>>,
     layouts: Vec<bool>,
+    kinds: Vec<Kind>,
     rounds: usize,
     explain: bool,
     copy: bool,
@@ -30,6 +32,7 @@ fn options() -> Result<Options, String> {
     let mut options = Options {
         shapes: parse_shapes(SHAPES)?,
         layouts: vec![false, true],
+        kinds: vec![Kind::F32],
         rounds: 9,
         explain: false,
         copy: false,
@@ -47,6 +50,7 @@ fn options() -> Result<Options, String> {
                     other => return Err(format!("--layout {other}: nchw, nhwc or both")),
                 }
             }
+            "--kinds" => options.kinds = parse_kinds(&value()?)?,
             "--rounds" => {
                 let text = value()?;
                 options.rounds = text.parse().map_err(|_| format!("--rounds {text}: a number"))?;
@@ -60,6 +64,7 @@ fn options() -> Result<Options, String> {
     // `cargo bench` passes --bench, `cargo test --benches` does not: each operation once.
     if !std::env::args().any(|argument| argument == "--bench") {
         options.shapes = parse_shapes("2x8x8x8,64x12,2x3x5x7")?;
+        options.kinds = Kind::ALL.to_vec();
         options.rounds = 1;
     }
     options.rounds = options.rounds.max(1);
@@ -77,6 +82,14 @@ fn parse_shapes(text: &str) -> Result<Vec<Vec<usize>>, String> {
     text.split(',').map(shape).collect()
 }
 
+fn parse_kinds(text: &str) -> Result<Vec<Kind>, String> {
+    let kind = |text: &str| {
+        let found = Kind::ALL.into_iter().find(|kind| kind.name() == text.trim());
+        found.ok_or(format!("kind {text}: {}", Kind::ALL.map(Kind::name).join(", ")))
+    };
+    text.split(',').map(kind).collect()
+}
+
 fn main() -> Result<(), String> {
     let options = options()?;
     let Some(gpu) = common::gpu() else { return Ok(()) };
@@ -86,8 +99,8 @@ fn main() -> Result<(), String> {
         return Ok(());
     }
     println!(
-        "{:<22} {:<9} {:>9} {:>7} {:>8} {:>9} {:>7} {:>10}",
-        "shape", "operation", "ms", "GB/s", "/memcpy", "cpu ms", "/cpu", "dispatches"
+        "{:<22} {:<8} {:<9} {:>9} {:>7} {:>8} {:>9} {:>7} {:>10}",
+        "shape", "kind", "operation", "ms", "GB/s", "/memcpy", "cpu ms", "/cpu", "dispatches"
     );
     let mut ratios = Vec::new();
     for logical in &options.shapes {
@@ -97,24 +110,32 @@ fn main() -> Result<(), String> {
                 continue;
             }
             let shape = Shape { logical: logical.clone(), channels_last };
-            let mut subject = match Subject::new(&gpu, &shape) {
-                Ok(subject) => subject,
-                Err(error) => {
-                    println!("{:<22} not run: {error}", shape.name());
-                    continue;
+            for &kind in &options.kinds {
+                match Subject::new(&gpu, &shape, kind) {
+                    Ok(mut subject) => {
+                        let rows = measure(&mut subject, &shape.name(), kind, &options);
+                        ratios.extend(rows.into_iter().map(|(i, both)| (kind, i, both)));
+                    }
+                    Err(error) => println!("{:<22} not run: {error}", shape.name()),
                 }
-            };
-            ratios.extend(measure(&mut subject, &shape.name(), &options));
+            }
         }
     }
-    for (operation, index) in Operation::ALL.into_iter().zip(0..) {
-        let mean = |pick: fn(&[f64; 2]) -> f64| {
-            let own = ratios.iter().filter(|(i, _)| *i == index).map(|(_, r)| pick(r).ln());
-            let (n, sum) = own.fold((0, 0.0), |(n, sum), v| (n + 1, sum + v));
-            (sum / f64::from(n.max(1))).exp()
-        };
-        let (memcpy, cpu) = (mean(|r| r[0]), mean(|r| r[1]));
-        println!("geometric mean {:<9}: /memcpy {memcpy:.2}, /cpu {cpu:.2}", operation.name());
+    for &kind in &options.kinds {
+        for (operation, index) in Operation::ALL.into_iter().zip(0..) {
+            let mean = |pick: fn(&[f64; 2]) -> f64| {
+                let own = ratios.iter().filter(|(k, i, _)| (*k, *i) == (kind, index));
+                let logs = own.map(|(.., both)| pick(both).ln());
+                let (n, sum) = logs.fold((0, 0.0), |(n, sum), v| (n + 1, sum + v));
+                (sum / f64::from(n.max(1))).exp()
+            };
+            let (memcpy, cpu) = (mean(|r| r[0]), mean(|r| r[1]));
+            println!(
+                "geometric mean {:<8} {:<9}: /memcpy {memcpy:.2}, /cpu {cpu:.2}",
+                kind.name(),
+                operation.name()
+            );
+        }
     }
     Ok(())
 }
@@ -132,7 +153,12 @@ fn repetitions(once: Duration, rounds: usize) -> u32 {
     (0.02 / once.as_secs_f64().max(1e-6)).clamp(1.0, 500.0) as u32
 }
 
-fn measure(subject: &mut Subject, name: &str, options: &Options) -> Vec<(usize, [f64; 2])> {
+fn measure(
+    subject: &mut Subject,
+    name: &str,
+    kind: Kind,
+    options: &Options,
+) -> Vec<(usize, [f64; 2])> {
     let rounds = options.rounds;
     let per = |time: Duration, count: u32| time.as_secs_f64() / f64::from(count);
     subject.run_copy(1);
@@ -158,16 +184,17 @@ fn measure(subject: &mut Subject, name: &str, options: &Options) -> Vec<(usize, 
             times[i][1].push(per(subject.run_cpu(operation, counts[i][1]), counts[i][1]));
         }
     }
-    let size = subject.tensor_size() as f64;
+    let size = subject.tensor_size as f64;
     let copy_rate = 2.0 * size / median(copies);
     let mut ratios = Vec::new();
     for operation in Operation::ALL {
         let i = operation as usize;
         let [ours, cpu] = times[i].each_ref().map(|samples| median(samples.clone()));
-        let rate = operation.tensors() as f64 * size / ours;
+        let rate = operation.tensors(kind) as f64 * size / ours;
         let both = [rate / copy_rate, cpu / ours];
         println!(
-            "{name:<22} {:<9} {:>9.3} {:>7.2} {:>8.2} {:>9.3} {:>7.2} {:>10}",
+            "{name:<22} {:<8} {:<9} {:>9.3} {:>7.2} {:>8.2} {:>9.3} {:>7.2} {:>10}",
+            kind.name(),
             operation.name(),
             ours * 1e3,
             rate / 1e9,

@@ -118,7 +118,7 @@ impl Geometry {
 
     /// Cuts the tensor into pieces that lie together and have at most `most` elements (≥ 64): of
     /// whole samples, else of whole channels of a sample, else of one channel of a sample. A piece
-    /// begins at a multiple of four elements if its rows have one.
+    /// begins at a multiple of four elements if the tensor's rows have one.
     ///
     /// Every channel is in as many pieces, which are numbered by `part`.
     pub(crate) fn windows(&self, most: u64) -> Vec<Window> {
@@ -254,7 +254,7 @@ mod tests {
                     assert!(w.geometry.len() <= most);
                     let channels = w.first_channel..w.first_channel + w.geometry.channels;
                     channels.for_each(|c| parts[c as usize].push(w.part));
-                    assert!(w.geometry.inner % 4 > 0 || w.first % 4 == 0);
+                    assert!(g.inner % 4 > 0 || w.first % 4 == 0);
                 }
                 assert_eq!(next, g.len());
                 let numbers: Vec<u64> = (0..parts[0].len() as u64).collect();

@@ -7,7 +7,9 @@ use ndarray::{ArrayD, ArrayView1};
 
 use crate::bind::Bind;
 use crate::caps::Class;
-use crate::config::{Config, Gradients, NonFinite, RunningVariance, Update};
+use crate::config::{
+    Activation, Config, Element, Gradients, Mask, NonFinite, RunningVariance, Update,
+};
 use crate::geometry::{ChannelAxis, Geometry};
 use crate::host::{Gpu, HostError, Source};
 use crate::kernels::Scopes;
@@ -182,6 +184,23 @@ const SHAPES: [(&[usize], ChannelAxis); 9] = [
     (&[1, 1, 1 << 21], ChannelAxis::First),
 ];
 
+/// Shapes for activations, residuals and halves: whole vectors and odd ends, in an odd count, one
+/// dispatch and three.
+const FUSED_SHAPES: [(&[usize], ChannelAxis); 3] = [
+    (&[2, 5, 7, 9], ChannelAxis::First),
+    (&[4, 3, 64, 64], ChannelAxis::First),
+    (&[2, 60, 50, 12], ChannelAxis::Last),
+];
+
+/// Every activation, by its mask and without, on every element.
+const FUSED: [(Element, Activation, Mask); 5] = [
+    (Element::F16, Activation::Relu, Mask::Bits),
+    (Element::Bf16, Activation::LeakyRelu { slope: 0.25 }, Mask::Bits),
+    (Element::Bf16, Activation::Relu, Mask::Recompute),
+    (Element::F32, Activation::ClippedRelu { limit: 2.0 }, Mask::Bits),
+    (Element::F32, Activation::Silu, Mask::Recompute),
+];
+
 /// Shapes for hostile data, on every path again; at least as many channels as there are [`KINDS`].
 const HOSTILE_SHAPES: [(&[usize], ChannelAxis); 6] = [
     (&[3, 9, 5, 5], ChannelAxis::First),
@@ -241,12 +260,12 @@ const UNIT: f64 = f32::EPSILON as f64 / 2.0;
 const FLUSHED: f64 = f32::MIN_POSITIVE as f64 / UNIT;
 
 impl Gpu {
-    /// Asks the device what it does with loops, NaN, denormals and sums, and then for all
-    /// operations on two kinds of data:
+    /// Asks the device what it does with loops, NaN, denormals and sums, how it converts every half
+    /// and every tie between two of them, and then for all operations on two kinds of data:
     ///
     /// - Answers known in closed form: the values of a channel alternate between `μ − 1` and
     ///   `μ + 1`, so the variance is 1, and with ε = 3 the inverse deviation ½. One channel's μ is
-    ///   2²⁴ + 1, which is no f32.
+    ///   2²⁴ + 1, which is no f32. Some in halves, with activations and residuals.
     /// - Hostile data, with the f64 oracle's answers: channels that are constant, hold a NaN or an
     ///   infinity, or are huge, tiny, far from zero or denormal, side by side.
     ///
@@ -263,7 +282,10 @@ impl Gpu {
         &self,
         shapes: &[(&[usize], ChannelAxis)],
     ) -> Result<SelfTest, HostError> {
-        let (behaviour, checks) = self.probe().await?;
+        let (behaviour, mut checks) = self.probe().await?;
+        for element in [Element::F16, Element::Bf16] {
+            checks.extend(self.convert(element, &behaviour).await?);
+        }
         let nan = behaviour.nan_propagates && behaviour.overflow_is_infinite;
         let mut questions = Questions { gpu: self, checks, nan, shape: String::new(), bound: 0.0 };
         for &(shape, axis) in shapes {
@@ -271,6 +293,21 @@ impl Gpu {
             // WGSL's accuracy of division and square root, some units in the last place.
             questions.bound = 32.0 * UNIT;
             questions.known_answers(Geometry::new(shape, axis)?).await?;
+        }
+        for (shape, axis) in FUSED_SHAPES {
+            for (element, activation, mask) in FUSED {
+                let config = Config {
+                    element,
+                    activation,
+                    mask,
+                    residual: true,
+                    epsilon: 3.0,
+                    update: Update::None,
+                    ..Config::pytorch()
+                };
+                questions.shape = format!("{} {activation:?} {shape:?} {axis:?}", element.name());
+                questions.fused(Geometry::new(shape, axis)?, &config).await?;
+            }
         }
         for (i, (shape, axis)) in HOSTILE_SHAPES.into_iter().enumerate() {
             let geometry = Geometry::new(shape, axis)?;
@@ -319,7 +356,7 @@ impl Gpu {
             -(1.0 + 1.0 / 2048.0),
             f32::NEG_INFINITY,
         ];
-        let answer = self.answer_probe(&given).await?;
+        let answer = self.answer_probe(shader::probe(), &given, 17, 2).await?;
         let word = |i: usize| answer.get(i).copied().unwrap_or_default();
         let [done, state] = [0, 1].map(word);
         let number = |i: usize| f32::from_bits(word(i));
@@ -353,13 +390,72 @@ impl Gpu {
         Ok((behaviour, checks.into()))
     }
 
-    async fn answer_probe(&self, given: &[f32]) -> Result<Vec<u32>, HostError> {
-        const WORDS: u64 = 17;
+    /// Asks `shaders/convert.wgsl` for all halves, and for every tie between two of them and the f32
+    /// next to it.
+    async fn convert(
+        &self,
+        element: Element,
+        behaviour: &Behaviour,
+    ) -> Result<[Check; 2], HostError> {
+        const HALVES: usize = 1 << 16;
+        let wide = |half: usize| widened(element, half as u16);
+        let given: Vec<f32> = [0u32, 1, 2]
+            .into_iter()
+            .flat_map(|step| (0..HALVES).map(move |half| (step, half)))
+            .map(|(step, half)| {
+                // Half a unit in the last place above, by the bits of the wider format.
+                let next = wide(half & 0x8000 | (half + 1) & 0x7fff);
+                let tie = match next.is_finite() {
+                    true => (f64::from(wide(half)) + f64::from(next)) / 2.0,
+                    false if element == Element::F16 => 65_520f64.copysign(next.into()),
+                    false => f64::from(f32::from_bits(0x7f7f_8000)).copysign(next.into()),
+                };
+                let tie = if wide(half).is_finite() { tie as f32 } else { wide(half) };
+                f32::from_bits((tie.to_bits() + step).wrapping_sub(1))
+            })
+            .collect();
+        let count = given.len();
+        let workgroups = (count as u32).div_ceil(64);
+        let answers = self
+            .answer_probe(shader::convert(element), &given, 2 * count as u64, workgroups)
+            .await?;
+        let word = |i: usize| answers.get(i).copied().unwrap_or(u32::MAX);
+        // What is below f32's normal range may be taken for 0.
+        let flushed = |v: f32, zero: bool| v.is_subnormal() && zero && !behaviour.denormals_kept;
+        let narrow = (0..count).all(|i| {
+            let (v, got) = (given[i], word(i));
+            let expected = narrowed(element, v);
+            let is_nan = got <= 0xffff && widened(element, got as u16).is_nan();
+            let same = if v.is_nan() { is_nan } else { got == u32::from(expected) };
+            same || flushed(v, got & !0x8000 == 0)
+        });
+        let wide = (0..HALVES).all(|half| {
+            let (v, got) = (wide(half), f32::from_bits(word(count + half)));
+            let same = v.to_bits() == got.to_bits() || v.is_nan() && got.is_nan();
+            same || flushed(v, got == 0.0)
+        });
+        let checks = [(narrow, "rounded to the nearest, ties to even"), (wide, "widened exactly")];
+        Ok(checks.map(|(holds, what)| Check {
+            operation: "device",
+            name: format!("f32 and {}: {what}", element.name()),
+            error: if holds { 0.0 } else { f64::INFINITY },
+            bound: 0.0,
+        }))
+    }
+
+    /// Runs one of `self_test`'s own shaders, which gives so many `words`.
+    async fn answer_probe(
+        &self,
+        source: String,
+        given: &[f32],
+        words: u64,
+        workgroups: u32,
+    ) -> Result<Vec<u32>, HostError> {
         let device = self.device();
         let label = Some("batchnorm::probe");
         let given = bytemuck::cast_slice(given);
         let given = self.memory(Slot::X, size_of_val(given) as u64, given)?;
-        let answer = self.memory(Slot::Y, 4 * WORDS, &[f32::NAN.to_bits(); WORDS as usize])?;
+        let answer = self.memory(Slot::Y, 4 * words, &vec![f32::NAN.to_bits(); words as usize])?;
         let scopes = Scopes::push(device);
         // New memory is zero, and of the parameters only `zero` is looked at.
         let params = device.create_buffer(&wgpu::BufferDescriptor {
@@ -368,7 +464,7 @@ impl Gpu {
             usage: wgpu::BufferUsages::UNIFORM,
             mapped_at_creation: false,
         });
-        let (source, _) = self.kernels().as_compiled(shader::probe());
+        let (source, _) = self.kernels().as_compiled(source);
         let source = wgpu::ShaderSource::Wgsl(source.into());
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -398,13 +494,27 @@ impl Gpu {
             let mut pass = encoder.begin_compute_pass(&descriptor);
             pass.set_pipeline(&pipeline);
             pass.set_bind_group(0, &group, &[]);
-            pass.dispatch_workgroups(2, 1, 1);
+            pass.dispatch_workgroups(workgroups, 1, 1);
         }
         if let Some(message) = scopes.pop() {
             return Err(HostError::Device { message });
         }
-        let answers = self.read(encoder, &[(Some(&answer), 4 * WORDS)]).await?;
+        let answers = self.read(encoder, &[(Some(&answer), 4 * words)]).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
+    }
+}
+
+fn widened(element: Element, half: u16) -> f32 {
+    match element {
+        Element::F16 => half::f16::from_bits(half).to_f32(),
+        _ => half::bf16::from_bits(half).to_f32(),
+    }
+}
+
+fn narrowed(element: Element, v: f32) -> u16 {
+    match element {
+        Element::F16 => half::f16::from_f32(v).to_bits(),
+        _ => half::bf16::from_f32(v).to_bits(),
     }
 }
 
@@ -434,22 +544,31 @@ impl Questions<'_> {
         answers: &[Answer],
     ) -> Result<(), HostError> {
         let slots = plan.slots();
-        let largest = slots.iter().map(|(_, size)| size / 4).max().unwrap_or(0);
-        let poison = vec![f32::NAN; largest as usize];
+        let (element, len) = (plan.config().element, plan.geometry().len() as usize);
+        let values = |slot: Slot, size: u64| if slot.is_tensor() { len } else { size as usize / 4 };
+        let largest = slots.iter().map(|&(slot, size)| values(slot, size)).max();
+        let poison = vec![f32::NAN; largest.unwrap_or(0)];
         let mut inputs = inputs.to_vec();
         for (slot, size) in slots {
             if inputs.iter().all(|(given, _)| *given != slot) {
-                inputs.push((slot, Source::Floats(&poison[..(size / 4) as usize])));
+                inputs.push((slot, Source::Floats(&poison[..values(slot, size)])));
             }
         }
         let outputs: Vec<Slot> = answers.iter().map(|answer| answer.slot).collect();
         let got = self.gpu.run(plan, &inputs, &outputs).await?;
-        for (answer, got) in answers.iter().zip(&got) {
+        for (answer, got) in answers.iter().zip(got) {
+            // Half the spacing of the element.
+            let stored = match element {
+                _ if !answer.slot.is_tensor() => 0.0,
+                Element::F32 => 0.0,
+                Element::F16 => 1.0 / 2048.0,
+                Element::Bf16 => 1.0 / 256.0,
+            };
             self.checks.push(Check {
                 operation: O::NAME,
                 name: format!("{} {}", self.shape, answer.slot),
-                error: worst_error(answer, got, self.nan),
-                bound: self.bound,
+                error: worst_error(answer, &got, self.nan),
+                bound: self.bound + stored,
             });
         }
         Ok(())
@@ -549,6 +668,121 @@ impl Questions<'_> {
         self.ask(Plan::<FrozenBackward>::new(g, &config, caps)?, &inputs, &answers).await
     }
 
+    /// Activations and residuals by formulas: x is μ ± 1 with μ a small integer, and z keeps what the
+    /// activation takes at least ¼ from every corner. Halves hold all of it exactly.
+    async fn fused(&mut self, g: Geometry, config: &Config) -> Result<(), HostError> {
+        let (channels, inner) = (g.channels() as usize, g.inner() as usize);
+        let n = g.values_per_channel() as f64;
+        // As hostile channels; and an exponential, of some 20 units in the last place.
+        self.bound = UNIT * (96.0 + 4.0 * (16.0 + n / 4.0).sqrt());
+        let gamma = |c: usize| 2.0 + (c % 3) as f64;
+        let beta = |c: usize| (c % 5) as f64 - 1.0;
+        let mean = |c: usize| (c % 7) as f64;
+        let places: Vec<(usize, f64, f64)> = (0..g.len() as usize)
+            .map(|i| {
+                let place = i / (inner * channels) * inner + i % inner;
+                let sign = if place % 2 == 0 { -1.0 } else { 1.0 };
+                (i / inner % channels, sign, (i % 11) as f64 / 2.0 - 3.75)
+            })
+            .collect();
+        let before = |&(c, s, z): &(usize, f64, f64)| gamma(c) * 0.5 * s + beta(c) + z;
+        let slope = |v: f64| match config.activation {
+            Activation::LeakyRelu { slope } if v < 0.0 => slope,
+            Activation::ClippedRelu { limit } => f64::from(u8::from(v > 0.0 && v < limit)),
+            Activation::Silu => {
+                let s = 1.0 / (1.0 + (-v).exp());
+                s * (1.0 + v * (1.0 - s))
+            }
+            Activation::Relu => f64::from(u8::from(v > 0.0)),
+            _ => 1.0,
+        };
+        let act = |v: f64| match config.activation {
+            Activation::ClippedRelu { limit } => v.clamp(0.0, limit),
+            Activation::Silu => v / (1.0 + (-v).exp()),
+            _ => v * slope(v),
+        };
+        let per_value =
+            |f: &dyn Fn(&(usize, f64, f64)) -> f64| -> Vec<f64> { places.iter().map(f).collect() };
+        let dz = |place: &(usize, f64, f64)| (2.0 + place.1) * slope(before(place));
+        let mut sums = vec![[0.0; 2]; channels];
+        for place in &places {
+            let (c, s, _) = *place;
+            sums[c] = [sums[c][0] + dz(place), sums[c][1] + dz(place) * s];
+        }
+        let dx = |place: &(usize, f64, f64)| {
+            let (c, s, _) = *place;
+            gamma(c) * 0.5 * (dz(place) - sums[c][0] / n - s * 0.25 * sums[c][1] / n)
+        };
+        let frozen_dx = |place: &(usize, f64, f64)| gamma(place.0) * 0.5 * dz(place);
+        let mut open = vec![0u32; (g.len() as usize).div_ceil(32)];
+        for (i, place) in places.iter().enumerate() {
+            let v = before(place);
+            let limit = match config.activation {
+                Activation::ClippedRelu { limit } => limit,
+                _ => f64::INFINITY,
+            };
+            open[i / 32] |= u32::from(v > 0.0 && v < limit) << (i % 32);
+        }
+        // Every bit has to be flipped; those past the end stay.
+        let closed: Vec<f32> = open.iter().map(|word| f32::from_bits(!word)).collect();
+        let past = (32 - g.len() as u32 % 32) % 32;
+        let mut kept = open.clone();
+        if let Some(last) = kept.last_mut().filter(|_| past > 0) {
+            *last |= u32::MAX << (32 - past);
+        }
+        let given: Vec<f32> = open.iter().map(|word| f32::from_bits(*word)).collect();
+
+        let x = floats(&per_value(&|&(c, s, _)| mean(c) + s));
+        let dy = floats(&per_value(&|&(_, s, _)| 2.0 + s));
+        let z = floats(&per_value(&|&(_, _, z)| z));
+        let of_channel =
+            |f: &dyn Fn(usize) -> f64| -> Vec<f32> { (0..channels).map(|c| f(c) as f32).collect() };
+        let (gammas, betas) = (of_channel(&gamma), of_channel(&beta));
+        let (means, ones) = (of_channel(&mean), vec![1.0; channels]);
+        let counts = vec![n as f32; channels];
+        let saved = [means.clone(), vec![0.0; channels], vec![0.5; channels], counts].concat();
+        let mut inputs = vec![
+            (Slot::X, Source::Floats(&x)),
+            (Slot::Z, Source::Floats(&z)),
+            (Slot::Dy, Source::Floats(&dy)),
+            (Slot::Gamma, Source::Floats(&gammas)),
+            (Slot::Beta, Source::Floats(&betas)),
+            (Slot::RunningMean, Source::Floats(&means)),
+            (Slot::RunningVar, Source::Floats(&ones)),
+            (Slot::Mask, Source::Floats(&closed)),
+        ];
+        let relative = |slot, values: Vec<f64>| {
+            let largest = values.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
+            answer(slot, values.into_iter().map(|v| (v, largest)))
+        };
+        // Terms of sums are 3 at most.
+        let summed = |slot, i: usize, factor: f64| {
+            answer(slot, sums.iter().map(|sums| (sums[i] * factor, 3.0 * n)))
+        };
+        let mut forward = vec![relative(Slot::Y, per_value(&|place| act(before(place))))];
+        if config.mask == Mask::Bits {
+            forward.push(answer(Slot::Mask, kept.iter().map(|word| (f64::from(*word), 1.0))));
+        }
+        let caps = self.gpu.caps();
+        self.ask(Plan::<Train>::new(g, config, caps)?, &inputs, &forward).await?;
+        self.ask(Plan::<Infer>::new(g, config, caps)?, &inputs, &forward).await?;
+
+        inputs.retain(|(slot, _)| *slot != Slot::Mask);
+        inputs.push((Slot::Mask, Source::Floats(&given)));
+        inputs.push((Slot::Saved, Source::Floats(&saved)));
+        let gradients = |dx: &dyn Fn(&(usize, f64, f64)) -> f64| {
+            [
+                relative(Slot::Dx, per_value(dx)),
+                relative(Slot::Dz, per_value(&dz)),
+                summed(Slot::Dgamma, 1, 0.5),
+                summed(Slot::Dbeta, 0, 1.0),
+            ]
+        };
+        self.ask(Plan::<Backward>::new(g, config, caps)?, &inputs, &gradients(&dx)).await?;
+        let frozen = gradients(&frozen_dx);
+        self.ask(Plan::<FrozenBackward>::new(g, config, caps)?, &inputs, &frozen).await
+    }
+
     async fn hostile(&mut self, h: Hostile) -> Result<(), HostError> {
         let mut inputs = vec![
             (Slot::X, Source::Floats(&h.x)),
@@ -591,7 +825,7 @@ fn wide(values: &[f32]) -> Vec<f64> {
 fn compared(slot: Slot, got: &[f32]) -> Vec<f64> {
     let c = got.len() / 4;
     match slot {
-        Slot::Batches => got.iter().map(|v| f64::from(v.to_bits())).collect(),
+        Slot::Batches | Slot::Mask => got.iter().map(|v| f64::from(v.to_bits())).collect(),
         // An infinite mean has no remainder.
         Slot::Saved | Slot::Moments => (0..c)
             .map(|i| {
@@ -956,7 +1190,7 @@ mod tests {
     /// Adapters with one thing broken each: what the driver would have to get wrong, and the
     /// operation that must notice.
     #[rustfmt::skip]
-    const BROKEN: [(&str, [&str; 2], &str); 30] = [
+    const BROKEN: [(&str, [&str; 2], &str); 63] = [
         ("a reduction that drops a lane", ["m = merge(m, Moments(tree_count[other]", "m = merge(m, Moments(0u * tree_count[other]"], "forward"),
         ("a reduction of sums that drops a lane", ["s = Sums(s.dy + tree_dy[other]", "s = Sums(s.dy + 0.0 * tree_dy[other]"], "backward"),
         ("a wrong merge weight", ["f32(b.count) / f32(count)", "0.5"], "forward"),
@@ -969,10 +1203,10 @@ mod tests {
         ("no barrier in sums", ["let other = lane + distance;\n            s", "let other = lane;\n            s"], "backward"),
         ("no barrier: other lanes miss what the first shares", ["return Moments(tree_count[0], tree_mean[0], tree_variance[0]);", "return m;"], "forward"),
         ("stale scratch: the second plane is not written", ["store_scratch(params.plane + at, m.variance);", ""], "statistics"),
-        ("stale scratch: merged sums are not written", ["store_scratch(params.sums + channel, s.dy);", ""], "backward"),
+        ("stale scratch: merged sums are not written", ["store_scratch(at, s.dy);\n        store_scratch(at + params.sums_plane, s.dyx);", ""], "backward"),
         ("stale scratch: partials of columns are not written", ["store_scratch(params.plane + at + i, component(s.dyx, i));", ""], "backward"),
-        ("gamma and beta swapped", ["let shift = V(load_beta(range.channel)", "let shift = V(load_gamma(range.channel)"], "inference"),
-        ("gamma of a neighbour", ["let gain = component(c.inv_std, i) * load_gamma(channel);", "let gain = component(c.inv_std, i) * load_gamma(channel ^ select(0u, 1u, channel + 1u < params.channel_count));"], "inference"),
+        ("gamma and beta swapped", ["return Affine(gain, load_beta(channel)", "return Affine(gain, load_gamma(channel)"], "inference"),
+        ("gamma of a neighbour", ["let gain = load_gamma(channel) * center.inv_std;", "let gain = load_gamma(channel ^ select(0u, 1u, channel + 1u < params.channel_count)) * center.inv_std;"], "inference"),
         ("epsilon outside of the root", ["1.0 / sqrt(m.variance + params.epsilon)", "1.0 / (sqrt(m.variance) + params.epsilon)"], "forward"),
         ("epsilon outside of the root of the running variance", ["1.0 / sqrt(variance + params.epsilon)", "1.0 / (sqrt(variance) + params.epsilon)"], "inference"),
         ("a variance that cancels: no shift", ["return select(0.0, k, is_finite(k));", "return 0.0;"], "forward"),
@@ -987,7 +1221,77 @@ mod tests {
         ("non-finite statistics that are not kept out", ["if KEEP_NON_FINITE &&", "if false &&"], "forward"),
         ("gradients that do not accumulate", ["select(0.0, load_dbeta(channel), ACCUMULATE)", "0.0"], "frozen_backward"),
         ("a gradient without its slope", ["let factor = i * (s.dyx * i / n);", "let factor = 0.0;"], "backward"),
+        ("a half that is widened to too much", ["let normal = magnitude + U(0x38000000u);", "let normal = magnitude + U(0x38000001u);"], "device"),
+        ("an infinite half that is widened to a number", ["select(finite, special, magnitude >= U(0x0f800000u))", "finite"], "device"),
+        ("denormal halves that are flushed", ["bitcast<U>(bitcast<V>(magnitude + U(0x38800000u)) - least)", "U(0u)"], "device"),
+        ("a sign that is lost in a half", ["bitcast<V>(sign | select", "bitcast<V>((sign & U(0u)) | select"], "device"),
+        ("ties away from zero in f16", ["+ ((magnitude >> U(13u)) & U(1u));", "+ U(1u);"], "device"),
+        ("f16 cut off", ["let rounded = magnitude + U(0xfffu)", "let rounded = magnitude + U(0u)"], "device"),
+        ("an overflow of f16 that wraps", ["min((rounded - U(0x38000000u)) >> U(13u), U(0x7c00u))", "((rounded - U(0x38000000u)) >> U(13u)) & U(0x7fffu)"], "device"),
+        ("f16 denormals that are not rounded", ["(whole + even) >> places", "whole >> places"], "device"),
+        ("a NaN that becomes infinite in f16", ["select(number, U(0x7e00u), magnitude > U(0x7f800000u))", "number"], "device"),
+        ("bf16 widened to the wrong place", ["bitcast<V>(h << U(16u))", "bitcast<V>(h << U(15u))"], "device"),
+        ("ties away from zero in bf16", ["+ ((bits >> U(16u)) & U(1u))", "+ U(1u)"], "device"),
+        ("bf16 cut off", ["(bits + U(0x7fffu)", "(bits + U(0u)"], "device"),
+        ("a NaN that rounds to infinity in bf16", ["select(rounded, (bits >> U(16u)) | U(0x40u), is_nan)", "select(rounded, bits >> U(16u), is_nan)"], "device"),
+        ("the other half of a word", ["return widen((word >> (i % 2u * 16u)) & 0xffffu);", "return widen((word >> ((i + 1u) % 2u * 16u)) & 0xffffu);"], "inference"),
+        ("a half that is added to what was there", ["^ narrow(v)) << shift", "| narrow(v)) << shift"], "inference"),
+        ("a half that clears its neighbour", ["return (((word >> shift) & 0xffffu) ^ narrow(v)) << shift;", "return word ^ (narrow(v) << shift);"], "inference"),
+        ("four halves out of order", ["U(low.x, high.x, low.y, high.y)", "U(low.x, low.y, high.x, high.y)"], "inference"),
+        ("four halves stored out of order", ["h.x | (h.y << 16u), h.z | (h.w << 16u)", "h.x | (h.z << 16u), h.y | (h.w << 16u)"], "inference"),
+        ("bits of a mask that are set and never cleared", ["return (bits_at(word, i) ^ bits) <<", "return (bits & ~bits_at(word, i)) <<"], "forward"),
+        ("bits of a mask in the wrong place", ["return (word >> (i % (32u / WIDTH) * WIDTH))", "return (word >> ((i + 1u) % (32u / WIDTH) * WIDTH))"], "backward"),
+        ("words of a mask in the wrong place", ["return i / (32u / WIDTH);", "return i / 64u;"], "forward"),
+        ("bits of a mask out of order", ["vec4<u32>(1u, 2u, 4u, 8u), on)", "vec4<u32>(8u, 4u, 2u, 1u), on)"], "forward"),
+        ("bits of a mask that are read out of order", ["(vec4<u32>(bits) & vec4<u32>(1u, 2u, 4u, 8u))", "(vec4<u32>(bits) & vec4<u32>(8u, 4u, 2u, 1u))"], "backward"),
+        ("a ReLU that passes what is negative", ["return select(v, V(0.0), v < V(0.0));", "return v;"], "forward"),
+        ("a ReLU that is open everywhere", ["return v > V(0.0);", "return v > V(-3.0e38);"], "frozen_backward"),
+        ("a slope that is forgotten", ["select(v, v * params.activation, v < V(0.0))", "select(v, V(0.0), v < V(0.0))"], "forward"),
+        ("a slope that is forgotten on the way back", ["return select(dy * params.activation, dy, open);", "return select(V(0.0), dy, open);"], "backward"),
+        ("a limit that is not one", ["return select(low, V(params.activation), low > V(params.activation));", "return low;"], "inference"),
+        ("a limit that is open", ["return (v > V(0.0)) & (v < V(params.activation));", "return v > V(0.0);"], "forward"),
+        ("a SiLU with the wrong slope", ["return dy * (s * (V(1.0) + v * (V(1.0) - s)));", "return dy * s;"], "backward"),
+        ("a SiLU that is a sigmoid", ["return v / (V(1.0) + exp(-v));", "return V(1.0) / (V(1.0) + exp(-v));"], "inference"),
+        ("a residual that is forgotten", ["return v + z;", "return v;"], "inference"),
+        ("a gradient of the residual that is not stored", ["store_dz(i, g);", ""], "frozen_backward"),
     ];
+
+    /// Every text that is replaced is there: a mutation that changes nothing would be none.
+    #[test]
+    fn broken_adapters_are_broken() {
+        fn add<O: Operation>(texts: &mut HashSet<String>, g: Geometry, config: &Config) {
+            for class in [Class::Software, Class::Hardware] {
+                let caps = Caps { class, ..Caps::webgpu_default() };
+                let plan = Plan::<O>::new(g, config, &caps).unwrap();
+                texts.extend(plan.stages().iter().map(|s| shader::source(&s.variant)));
+            }
+        }
+        let mut texts = HashSet::from([shader::probe()]);
+        texts.extend([Element::F16, Element::Bf16].map(shader::convert));
+        let shapes = SHAPES.iter().chain(&HOSTILE_SHAPES).chain(&FUSED_SHAPES);
+        for (shape, axis) in shapes {
+            let g = Geometry::new(shape, *axis).unwrap();
+            let plain = Config { update: Update::Cumulative, ..Config::pytorch() };
+            let fused = FUSED.map(|(element, activation, mask)| Config {
+                element,
+                activation,
+                mask,
+                residual: true,
+                ..Config::pytorch()
+            });
+            for config in fused.into_iter().chain([plain]) {
+                add::<Train>(&mut texts, g, &config);
+                add::<Statistics>(&mut texts, g, &config);
+                add::<Infer>(&mut texts, g, &config);
+                add::<Backward>(&mut texts, g, &config);
+                add::<FrozenBackward>(&mut texts, g, &config);
+            }
+        }
+        for (name, [from, to], _) in BROKEN {
+            assert!(texts.iter().any(|text| text.contains(from)), "{name}: {from:?} is nowhere");
+            assert_ne!(from, to, "{name}");
+        }
+    }
 
     #[test]
     fn broken_adapters_are_caught() {

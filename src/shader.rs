@@ -448,6 +448,13 @@ pub(crate) fn probe() -> String {
     [PARAMS, wgsl!("probe")].concat()
 }
 
+/// The WGSL that `self_test` asks about halves: with the kernels' own conversions.
+#[cfg(feature = "host")]
+pub(crate) fn convert(element: Element) -> String {
+    let conversions = if element == Element::F16 { F16 } else { BF16 };
+    [PARAMS, VECTOR_1, conversions, wgsl!("convert")].concat()
+}
+
 /// The overrides of a variant, by name.
 pub fn constants(variant: &Variant) -> [(&'static str, f64); 5] {
     [

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 
 use wgpu_batchnorm::{
-    Backward, ChannelAxis, Config, FrozenBackward, Gradients, Infer, KernelOptions, Kernels,
-    Memory, Plan, Slot, Statistics, Train, TrainBuffers, Tuning, Update, wgpu,
+    Activation, Backward, ChannelAxis, Config, Element, FrozenBackward, Gradients, Infer,
+    KernelOptions, Kernels, Memory, Plan, Slot, SlotBuffers, Statistics, Train, TrainBuffers,
+    Tuning, Update, wgpu,
 };
 
 use crate::common::compare::exactly;
-use crate::common::data::{Case, Data};
+use crate::common::data::{Case, Data, small_tunings};
 use crate::common::runner::{self, Arranged, bits, floats};
 use crate::common::{gpu, runner::Contents};
 
@@ -37,6 +38,71 @@ fn every_memory_gives_the_same_bits() {
         let separate = with(Memory::Separate);
         assert!(separate == with(Memory::InPlace), "in place: {case}");
         assert!(separate == with(Memory::Arena), "arena: {case}");
+    }
+}
+
+/// Tensors of an odd count of halves that lie word by word in one arena, in place and not: each is
+/// what it is alone, and the half past its end stays.
+#[test]
+fn neighbouring_halves_do_not_disturb_each_other() {
+    let Some(gpu) = gpu() else { return };
+    // 255 halves and one that is nobody's are 512 bytes, so that no gap is left between tensors.
+    for (shape, axis) in [([3, 5, 17], ChannelAxis::First), ([17, 3, 5], ChannelAxis::Last)] {
+        for (element, tuning) in [Element::F16, Element::Bf16]
+            .into_iter()
+            .flat_map(|element| small_tunings().map(|tuning| (element, tuning)))
+        {
+            let config = Config {
+                element,
+                activation: Activation::Relu,
+                residual: true,
+                memory: Memory::Arena,
+                ..Config::pytorch()
+            };
+            let case = Case::new(&shape, axis, config).tuned(&tuning);
+            let data = Data::random(case.geometry(), 19, 1.0, 1.0).rounded(element);
+            let apart = runner::train(gpu, &case, &data);
+            let inputs = runner::inputs(&data);
+            let forward = runner::plan::<Train>(gpu, &case).unwrap();
+            let size = forward.slot_size(Slot::X);
+            assert_eq!((case.geometry().len(), size), (255, 512));
+            // The tensors first, then what is f32, at the next aligned offsets.
+            let mut slots = forward.slots();
+            slots.sort_by_key(|(slot, _)| !slot.is_tensor());
+            let (mut arena, mut places) = (Vec::new(), HashMap::new());
+            for (slot, size) in slots {
+                places.insert(slot, (arena.len() as u64 * 4, size));
+                let mut words = match inputs.get(&slot) {
+                    Some(content) if slot.is_tensor() => runner::pack(content, element),
+                    Some(content) => content.clone(),
+                    None => vec![0xffff_ffff; size as usize / 4],
+                };
+                assert_eq!(words.len() as u64 * 4, size, "{slot}");
+                words.resize(words.len().next_multiple_of(64), 0x7fc0_abcd);
+                arena.extend(words);
+            }
+            let buffer = runner::upload(gpu, &arena);
+            let memory = |slot| {
+                let place: Option<&(u64, u64)> = places.get(&slot);
+                place.map(|(begin, size)| buffer.slice(*begin..begin + size)).into()
+            };
+            let forward = gpu.kernels().prepare(forward).unwrap();
+            let bound = forward.bind(&TrainBuffers::from_slots(&memory)).unwrap();
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            bound.encode_into(&mut encoder);
+            let now = runner::read(gpu, encoder, std::slice::from_ref(&buffer)).remove(0);
+            for (slot, &(begin, size)) in places.iter().filter(|(slot, _)| slot.is_tensor()) {
+                let range = begin as usize / 4..(begin + size) as usize / 4;
+                let (before, after) = (&arena[range.clone()], &now[range]);
+                if *slot == Slot::Y {
+                    let y = floats(&runner::unpack(after, element, 255));
+                    assert!(exactly(&y, &apart.y).is_good(), "{case}");
+                    assert_eq!(after[127] >> 16, before[127] >> 16, "past the end of y: {case}");
+                } else {
+                    assert_eq!(after, before, "{slot}: {case}");
+                }
+            }
+        }
     }
 }
 

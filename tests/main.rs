@@ -11,6 +11,7 @@ mod exact;
 mod faults;
 mod fold;
 mod golden;
+mod halves;
 mod host;
 mod hostile;
 mod misuse;

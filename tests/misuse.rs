@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex};
 use ndarray::{Array1, ArrayD};
 use wgpu_batchnorm::fold::{FoldError, Layer, Norm, WeightLayout, fold};
 use wgpu_batchnorm::{
-    Affine, Backward, BackwardBuffers, BatchNorm, BindError, Caps, ChannelAxis, Config,
-    ConfigError, Finalize, FinalizeBuffers, FrozenBackward, FrozenBackwardBuffers, Geometry,
-    GeometryError, Gpu, Gradient, GradientBuffers, Gradients, HostError, Infer, InferBuffers,
-    Input, Kernel, Kernels, LayerState, MAX_ITERATIONS, Memory, Moments, MomentsError, Normalize,
-    NormalizeBuffers, Operation, Plan, PlanError, PrepareError, Prepared, Reduce, ReduceBuffers,
-    RunningStatistics, RunningVariance, SavedStatistics, SingleValue, Slot, SlotMemory, Statistics,
-    StatisticsBuffers, Train, TrainBuffers, Tuning, Update, wgpu,
+    Activation, Affine, Backward, BackwardBuffers, BatchNorm, BindError, Caps, ChannelAxis, Config,
+    ConfigError, Element, Finalize, FinalizeBuffers, FrozenBackward, FrozenBackwardBuffers,
+    Geometry, GeometryError, Gpu, Gradient, GradientBuffers, Gradients, HostError, Infer,
+    InferBuffers, Input, Kernel, Kernels, LayerState, MAX_ITERATIONS, Mask, Memory, Moments,
+    MomentsError, Normalize, NormalizeBuffers, Operation, Plan, PlanError, PrepareError, Prepared,
+    Reduce, ReduceBuffers, RunningStatistics, RunningVariance, SavedStatistics, SingleValue, Slot,
+    SlotMemory, Statistics, StatisticsBuffers, Train, TrainBuffers, Tuning, Update, wgpu,
 };
 
 struct Bench {
@@ -667,6 +667,10 @@ fn numbers_that_cannot_be_used() {
     let update = |update| plan(Config { update, ..Config::keras() });
     let bad = |epsilon| PlanError::Config(ConfigError::Epsilon { epsilon });
     let weight = |field, value| PlanError::Config(ConfigError::Weight { field, value });
+    let activation = |activation| plan(Config { activation, ..Config::keras() });
+    let leaky = |slope| activation(Activation::LeakyRelu { slope });
+    let clipped = |limit| activation(Activation::ClippedRelu { limit });
+    let number = |field, value| PlanError::Config(ConfigError::Activation { field, value });
     let (rate, decay) = ("update rate", "update decay");
     let (nan, infinity) = (f64::NAN, f64::INFINITY);
     check(vec![
@@ -702,6 +706,12 @@ fn numbers_that_cannot_be_used() {
             weight(decay, nan),
             &["update decay", "NaN"],
         ),
+        mistake("slope NaN", leaky(nan), number("slope", nan), &["slope", "NaN", "finite"]),
+        mistake("slope over f32", leaky(1e39), number("slope", 1e39), &["slope", "finite"]),
+        mistake("limit zero", clipped(0.0), number("limit", 0.0), &["limit 0", "> 0"]),
+        mistake("limit negative", clipped(-6.0), number("limit", -6.0), &["limit -6", "> 0"]),
+        mistake("limit zero in f32", clipped(1e-60), number("limit", 1e-60), &["limit", "> 0"]),
+        mistake("limit infinite", clipped(infinity), number("limit", infinity), &["limit inf"]),
     ]);
     assert_eq!(bench.kernels.pipeline_count(), 0);
 }
@@ -804,6 +814,12 @@ fn work_that_cannot_be_planned() {
             },
             &["finalize_statistics", "32642", "16384"],
         ),
+        mistake(
+            "more buffers than the device can bind",
+            tuned(&good, &Caps { max_storage_buffers: 4, ..caps.clone() }),
+            PlanError::Buffers { kernel: Kernel::FinalizeStatistics, needed: 5, limit: 4 },
+            &["finalize_statistics", "5", "4", "max_storage_buffers_per_shader_stage"],
+        ),
     ]);
     let allow = Config { single_value: SingleValue::Allow, ..keras };
     plan::<Train>(single, &allow).unwrap();
@@ -905,6 +921,105 @@ fn errors_have_their_causes() {
 #[should_panic(expected = "errors escaped to the caller's handler")]
 fn an_error_that_escapes_is_noticed() {
     Bench::new().buffer_for(4, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE);
+}
+
+/// What a residual, an activation and its mask need, and what has no use without them.
+#[test]
+fn memory_of_activations_and_residuals() {
+    const MASK: u64 = TENSOR / 4 / 32 * 4;
+    let bench = Bench::new();
+    let b = Buffers::new(&bench);
+    let [z, dx, dz] = [(); 3].map(|()| bench.buffer(TENSOR));
+    let (mask, small) = (bench.buffer(MASK), bench.buffer(MASK - 4));
+    let none = SlotMemory::default;
+    let missing = |slot, required| BindError::Missing { slot, required };
+    let unused = |slot, reason| BindError::Unused { slot, reason };
+    let relu = Config { activation: Activation::Relu, ..Config::pytorch() };
+    let added = Config { residual: true, ..relu.clone() };
+
+    let forward = |buffers: TrainBuffers<'_>, config: &Config, expected: BindError| {
+        assert_eq!(bench.train(config.clone()).bind(&buffers).unwrap_err(), expected);
+    };
+    let t = || TrainBuffers { z: (&z).into(), mask: (&mask).into(), ..b.train() };
+    bench.train(added.clone()).bind(&t()).unwrap();
+    forward(TrainBuffers { z: none(), ..t() }, &added, missing(Slot::Z, TENSOR));
+    forward(TrainBuffers { mask: none(), ..t() }, &added, missing(Slot::Mask, MASK));
+    let too_small = BindError::TooSmall { slot: Slot::Mask, required: MASK, available: MASK - 4 };
+    forward(TrainBuffers { mask: (&small).into(), ..t() }, &added, too_small);
+    forward(t(), &relu, unused(Slot::Z, "the config has no residual"));
+    let no_mask = unused(Slot::Mask, "the activation's slope is computed again");
+    forward(TrainBuffers { z: none(), ..t() }, &relu, no_mask.clone());
+    let shared = BindError::SharedBuffer { a: Slot::Y, b: Slot::Z };
+    let wide = bench.buffer(2 * TENSOR.next_multiple_of(256));
+    let (y, other) = (wide.slice(..TENSOR), wide.slice(TENSOR.next_multiple_of(256)..));
+    forward(TrainBuffers { y: y.into(), z: other.into(), ..t() }, &added, shared);
+
+    let prepare = |config: &Config| {
+        let plan = Plan::<Backward>::new(geometry(), config, bench.kernels.caps()).unwrap();
+        bench.kernels.prepare(plan).unwrap()
+    };
+    let refuse = |buffers: BackwardBuffers<'_>, config: &Config, expected: BindError| {
+        assert_eq!(prepare(config).bind(&buffers).unwrap_err(), expected);
+    };
+    let (dgamma, dbeta) = (bench.buffer(CHANNELS), bench.buffer(CHANNELS));
+    let k = || BackwardBuffers {
+        x: (&b.x).into(),
+        dy: (&b.y).into(),
+        dx: (&dx).into(),
+        gamma: (&b.gamma).into(),
+        dgamma: (&dgamma).into(),
+        dbeta: (&dbeta).into(),
+        saved: (&b.saved).into(),
+        mask: (&mask).into(),
+        dz: (&dz).into(),
+        scratch: (&b.scratch).into(),
+        ..Default::default()
+    };
+    prepare(&added).bind(&k()).unwrap();
+    refuse(BackwardBuffers { mask: none(), ..k() }, &added, missing(Slot::Mask, MASK));
+    refuse(BackwardBuffers { dz: none(), ..k() }, &added, missing(Slot::Dz, TENSOR));
+    let no_dz = Gradients { z: false, ..Gradients::ALL };
+    let without = Config { gradients: no_dz, ..added.clone() };
+    refuse(k(), &without, unused(Slot::Dz, "the config does not ask for dz"));
+    // Computed again, the slope takes what the forward took.
+    let again = Config { mask: Mask::Recompute, ..added };
+    let r = || BackwardBuffers { mask: none(), beta: (&b.beta).into(), z: (&z).into(), ..k() };
+    prepare(&again).bind(&r()).unwrap();
+    refuse(BackwardBuffers { beta: none(), ..r() }, &again, missing(Slot::Beta, CHANNELS));
+    refuse(BackwardBuffers { z: none(), ..r() }, &again, missing(Slot::Z, TENSOR));
+    refuse(BackwardBuffers { mask: (&mask).into(), ..r() }, &again, no_mask);
+    let alone = BackwardBuffers { dz: none(), z: none(), beta: none(), ..r() };
+    refuse(alone, &relu, missing(Slot::Beta, CHANNELS));
+}
+
+/// An odd count of halves takes whole words: 255 of them, 512 bytes.
+#[test]
+fn halves_that_do_not_fill_a_word() {
+    let bench = Bench::new();
+    let geometry = Geometry::new(&[3, 5, 17], ChannelAxis::First).unwrap();
+    for element in [Element::F16, Element::Bf16] {
+        let config = Config { element, ..Config::pytorch() };
+        let plan = Plan::<Infer>::new(geometry, &config, bench.kernels.caps()).unwrap();
+        let prepared = bench.kernels.prepare(plan).unwrap();
+        let bind = |x_size, y_size| {
+            let (x, y) = (bench.buffer(x_size), bench.buffer(y_size));
+            let channels = [(); 4].map(|()| bench.buffer(20));
+            let bound = prepared.bind(&InferBuffers {
+                x: (&x).into(),
+                y: (&y).into(),
+                gamma: (&channels[0]).into(),
+                beta: (&channels[1]).into(),
+                running_mean: (&channels[2]).into(),
+                running_var: (&channels[3]).into(),
+                ..Default::default()
+            });
+            bound.map(drop)
+        };
+        let small = |slot, available| Err(BindError::TooSmall { slot, required: 512, available });
+        assert_eq!(bind(512, 512), Ok(()));
+        assert_eq!(bind(510, 512), small(Slot::X, 510));
+        assert_eq!(bind(512, 508), small(Slot::Y, 508));
+    }
 }
 
 /// What the other operations refuse; training stands above.

@@ -1,9 +1,10 @@
 //! Plans are plain data: tested for devices that are not here.
 
 use wgpu_batchnorm::{
-    Affine, Backward, Caps, ChannelAxis, Class, Config, ConfigError, Finalize, FrozenBackward,
-    Geometry, Gradient, Gradients, Infer, Kernel, MAX_ITERATIONS, Memory, Normalize, Operation,
-    Plan, PlanError, Reduce, SingleValue, Slot, Stage, Statistics, Train, Tuning, Update,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, ConfigError, Element, Finalize,
+    FrozenBackward, Geometry, Gradient, Gradients, Infer, Kernel, MAX_ITERATIONS, Memory,
+    Normalize, Operation, Plan, PlanError, Reduce, SingleValue, Slot, Stage, Statistics, Train,
+    Tuning, Update,
 };
 
 use crate::common::data::Random;
@@ -107,6 +108,46 @@ fn explanations_name_the_path_and_the_numbers() {
     assert!(text.contains(&format!("move {} bytes", plan.bytes_moved())), "{text}");
     let tensors = plan.bytes_moved() as f64 / (4 * geometry.len()) as f64;
     assert!(text.contains(&format!("({tensors:.2} tensors)")), "{text}");
+}
+
+/// Halves take half of the bytes, in whole words, and nothing else of the plan changes.
+#[test]
+fn halves_are_half_the_bytes() {
+    let caps = Caps::webgpu_default();
+    for (element, name) in [(Element::F16, "f16"), (Element::Bf16, "bf16")] {
+        let shapes = [([3, 5, 17], ChannelAxis::First), ([1, 3, 1], ChannelAxis::First)];
+        for (shape, axis) in shapes.into_iter().chain([([7, 11, 9], ChannelAxis::Last)]) {
+            let geometry = Geometry::new(&shape, axis).unwrap();
+            let base = Config {
+                activation: Activation::Relu,
+                residual: true,
+                single_value: SingleValue::Allow,
+                ..Config::pytorch()
+            };
+            let half = Config { element, ..base.clone() };
+            let plan = |config: &Config| Plan::<Backward>::new(geometry, config, &caps).unwrap();
+            let (whole, half) = (plan(&base), plan(&half));
+            let len = geometry.len();
+            assert_eq!(len % 2, 1);
+            for (slot, size) in half.slots() {
+                let expected = if slot.is_tensor() { 2 * len + 2 } else { whole.slot_size(slot) };
+                assert_eq!((size, size % 4), (expected, 0), "{slot}");
+            }
+            let slots = |plan: &Plan<Backward>| -> Vec<Slot> {
+                plan.slots().into_iter().map(|(slot, _)| slot).collect()
+            };
+            assert_eq!(slots(&half), slots(&whole));
+            for (half, whole) in half.stages().iter().zip(whole.stages()) {
+                assert_eq!((half.grid, half.params), (whole.grid, whole.params));
+                assert_eq!(half.variant.vector, whole.variant.vector);
+            }
+            // x, dy, dz written; x, dz, dx. Mask and partials are what they were.
+            let saved = whole.bytes_moved() - half.bytes_moved();
+            assert_eq!(saved, 6 * 2 * len, "{}", half.explain());
+            assert!(half.explain().contains(&format!(" {name} per load")), "{}", half.explain());
+            assert!(whole.explain().contains(" f32 per load"), "{}", whole.explain());
+        }
+    }
 }
 
 #[test]

@@ -15,8 +15,8 @@ use proptest::sample::select;
 use proptest::test_runner::{RngSeed, TestError, TestRunner, contextualize_config};
 use wgpu_batchnorm::reference::{self, Running};
 use wgpu_batchnorm::{
-    Activation, Affine, Backward, Bind, Caps, ChannelAxis, Class, Config, FrozenBackward, Gpu,
-    Gradients, Infer, Input, KernelOptions, Kernels, Mask, Memory, Moments, NonFinite, Plan,
+    Activation, Affine, Backward, Bind, Caps, ChannelAxis, Class, Config, Element, FrozenBackward,
+    Gpu, Gradients, Infer, Input, KernelOptions, Kernels, Mask, Memory, Moments, NonFinite, Plan,
     RunningStatistics, RunningVariance, SingleValue, Slot, Statistics, Train, Tuning, Update,
 };
 
@@ -51,14 +51,17 @@ const PROPERTIES: [(&str, u32, Property); 18] = [
 ];
 
 /// Lines that once failed, or that a change of code should not fail.
-const LINES: [&str; 3] = [
+const LINES: [&str; 4] = [
     // The variance was infinite where the infinite value came outside a set of four.
-    "oracle shape=3x7x9x5 axis=3 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto \
+    "oracle shape=3x7x9x5 axis=3 element=f32 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto \
      memory=separate gradients=xgb tuning=8,256,64,64,8192,8,256,32 seed=8 mean=1 std=2 bad=inf@940",
-    "alone shape=192x8 axis=-1 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto \
+    "alone shape=192x8 axis=-1 element=f32 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto \
      memory=separate gradients=xgb tuning=none seed=8 mean=1 std=2 bad=-inf@1535",
-    "oracle shape=5x2x7 axis=act eps=0.1 update=cumulative var=population keep=true affine= activation=none residual=false mask=auto \
+    "oracle shape=5x2x7 axis=act element=f32 eps=0.1 update=cumulative var=population keep=true affine= activation=none residual=false mask=auto \
      memory=arena gradients=g tuning=16,40,1,1,0,1,0,4 seed=1 mean=-10000000 std=1 bad=none",
+    // Odd rows, odd channels and an odd count of halves, whose words two workgroups share.
+    "oracle shape=3x5x7 axis=1 element=f16 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=relu residual=true mask=bits \
+     memory=arena gradients=xgbz tuning=4,40,1,1,0,1,0,4 seed=3 mean=1 std=2 bad=nan@50",
 ];
 
 /// Everything that makes a case, in one line.
@@ -74,7 +77,13 @@ pub struct Setup {
 
 impl Setup {
     pub fn data(&self) -> Data {
-        Data::random(self.case.geometry(), u64::from(self.seed), self.mean, self.std)
+        let element = self.case.config.element;
+        // Squares of a half's own range, and a bit of room for y and dx.
+        let (mean, std) = match element {
+            Element::F16 => (self.mean.clamp(-1e3, 1e3), self.std.clamp(1e-3, 1e2)),
+            _ => (self.mean, self.std),
+        };
+        Data::random(self.case.geometry(), u64::from(self.seed), mean, std).rounded(element)
     }
 
     /// With the value that is not finite.
@@ -98,6 +107,13 @@ impl Setup {
     /// All gradients, so that there is something to compare.
     fn whole(&self) -> Case {
         self.with(|config| config.gradients = Gradients::ALL)
+    }
+
+    /// And in f32, for data that halves do not hold.
+    fn single(&self) -> Case {
+        let mut case = self.whole();
+        case.config.element = Element::F32;
+        case
     }
 }
 
@@ -154,9 +170,10 @@ impl fmt::Display for Setup {
         });
         write!(
             f,
-            "shape={} axis={axis} eps={:e} update={update} var={} keep={} affine={affine} \
+            "shape={} axis={axis} element={} eps={:e} update={update} var={} keep={} affine={affine} \
              activation={activation} residual={} mask={} memory={} gradients={gradients} tuning={tuning} seed={} mean={} std={} bad={}",
             join(shape, "x"),
+            c.element.name(),
             c.epsilon,
             if unbiased { "unbiased" } else { "population" },
             c.non_finite == NonFinite::Keep,
@@ -203,6 +220,11 @@ impl FromStr for Setup {
             },
         };
         let config = Config {
+            element: match field("element")? {
+                "f16" => Element::F16,
+                "bf16" => Element::Bf16,
+                _ => Element::F32,
+            },
             epsilon: number(field("eps")?)?,
             affine: Affine { gamma: affine.contains('g'), beta: affine.contains('b') },
             update,
@@ -301,10 +323,16 @@ fn configs() -> impl Strategy<Value = Config> {
     ];
     let mask = select(vec![Mask::Auto, Mask::Bits, Mask::Recompute]);
     let epilogue = (activation, mask);
-    let all = (0..8i32, update, any::<[bool; 9]>(), epilogue, memory);
-    all.prop_map(|(epsilon, update, bits, (activation, mask), memory)| {
+    let element = prop_oneof![
+        2 => Just(Element::F32),
+        1 => Just(Element::F16),
+        1 => Just(Element::Bf16),
+    ];
+    let all = (0..8i32, update, any::<[bool; 9]>(), epilogue, (memory, element));
+    all.prop_map(|(epsilon, update, bits, (activation, mask), (memory, element))| {
         let [gamma, beta, unbiased, keep, x, dgamma, dbeta, residual, z] = bits;
         Config {
+            element,
             epsilon: 10f64.powi(-epsilon),
             affine: Affine { gamma, beta },
             update,
@@ -689,7 +717,7 @@ fn round(data: &mut Data, spread: f64) {
 
 /// x + 4096: the variance and its root are the same to the bit, and y and dx within both bounds.
 fn shifted(gpu: &Gpu, s: &Setup) -> Result<(), String> {
-    let case = s.whole();
+    let case = s.single();
     let mut data = Data::random(case.geometry(), u64::from(s.seed), 0.5, 2.0);
     round(&mut data, 1.0);
     let moved = Data { x: data.x.iter().map(|x| x + 4096.0).collect(), ..data.clone() };
@@ -710,7 +738,7 @@ fn shifted(gpu: &Gpu, s: &Setup) -> Result<(), String> {
 fn scaled(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let mut data = Data::random(s.case.geometry(), u64::from(s.seed), 0.5, 2.0);
     round(&mut data, 1.0);
-    let case = s.whole();
+    let case = s.single();
     let mut wider = case.clone();
     wider.config.epsilon *= 1024.0;
     let scaled = Data { x: data.x.iter().map(|x| 32.0 * x).collect(), ..data.clone() };
@@ -842,13 +870,15 @@ fn accumulated(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     pair::<FrozenBackward>(gpu, [&overwriting, &adding], &mut inputs, s.seed)
 }
 
-/// A gradient is the same to the bit whichever others are asked for.
+/// A gradient is the same to the bit whichever others are asked for. But for halves, of which dx is
+/// made from dz as it was stored where dz is wanted: there it is, in both.
 fn masked(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let data = s.data();
-    let with = |gradients| {
+    let keeps_dz = s.case.config.element != Element::F32;
+    let with = |gradients: Gradients| {
         s.with(|config| {
             config.affine = Affine::BOTH;
-            config.gradients = gradients;
+            config.gradients = Gradients { z: gradients.z || keeps_dz, ..gradients };
         })
     };
     let (whole, case) = (with(Gradients::ALL), with(s.case.config.gradients));
@@ -868,6 +898,7 @@ fn masked(gpu: &Gpu, s: &Setup) -> Result<(), String> {
 /// backward says.
 fn linear(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let case = s.with(|config| {
+        config.element = Element::F32;
         config.gradients = Gradients::ALL;
         config.affine.gamma = true;
         (config.activation, config.residual) = (Activation::None, false);
@@ -914,6 +945,7 @@ fn slopes(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let data = s.data();
     // With corners there is no slope; tests/epilogue.rs has the others.
     let case = s.with(|config| {
+        config.element = Element::F32;
         config.gradients = Gradients::ALL;
         (config.activation, config.residual) = (Activation::None, false);
     });
@@ -1095,15 +1127,23 @@ fn conventions(gpu: &Gpu, s: &Setup) -> Result<(), String> {
 #[test]
 fn a_hundred_runs_under_load() {
     let Some(gpu) = gpu() else { return };
+    let added = |element| Config {
+        element,
+        activation: Activation::Relu,
+        residual: true,
+        ..Config::pytorch()
+    };
     let cases = [
         Case::new(&[4, 3, 33, 31], ChannelAxis::First, Config::pytorch()),
         Case::new(&[500, 36], ChannelAxis::Last, Config::pytorch()),
         Case::new(&[2, 2, 64, 64], ChannelAxis::First, Config::pytorch()),
+        Case::new(&[4, 3, 33, 31], ChannelAxis::First, added(Element::F16)),
+        Case::new(&[501, 35], ChannelAxis::Last, added(Element::Bf16)),
     ];
     let first: Vec<(Data, Vec<u32>)> = cases
         .iter()
         .map(|case| {
-            let data = Data::random(case.geometry(), 61, 1.0, 1.0);
+            let data = Data::random(case.geometry(), 61, 1.0, 1.0).rounded(case.config.element);
             let bits = all_bits(gpu, case, &data);
             (data, bits)
         })

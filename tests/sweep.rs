@@ -2,8 +2,8 @@
 //! oracle; every option; and proof that the comparison notices an error.
 
 use wgpu_batchnorm::{
-    Affine, ChannelAxis, Config, Gradients, Memory, NonFinite, RunningVariance, SingleValue,
-    Tuning, Update,
+    Activation, Affine, ChannelAxis, Config, Element, Gradients, Memory, NonFinite,
+    RunningVariance, SingleValue, Tuning, Update,
 };
 
 use crate::common::check::{check, compare_frozen, compare_statistics, compare_training};
@@ -52,6 +52,38 @@ fn every_size_on_every_path() {
             let config = Config { single_value: SingleValue::Allow, ..Config::pytorch() };
             let case = Case::new(&shape, axis, config).tuned(&tuning);
             check(gpu, &case, &Data::random(case.geometry(), random.bits(), 2.0, 1.5));
+            count += 1;
+        }
+    }
+    println!("{count} cases");
+}
+
+/// Odd rows, channels and counts of halves, two of which share a word across rows, channels and
+/// workgroups; with all that is stored as halves and as bits.
+#[test]
+fn odd_halves_on_every_path() {
+    let Some(gpu) = gpu() else { return };
+    let mut shapes = Vec::new();
+    for inner in [1, 3, 4, 5, 7, 31, 33, 36, 127, 129] {
+        for (outer, channels) in [(1, 1), (1, 3), (3, 5), (17, 3), (2, 4)] {
+            shapes.push((vec![outer, channels, inner], ChannelAxis::First));
+            shapes.push((vec![outer, inner, channels], ChannelAxis::Last));
+        }
+    }
+    let mut count = 0;
+    for (i, tuning) in tunings().iter().enumerate() {
+        for (j, (shape, axis)) in shapes.iter().enumerate() {
+            let config = Config {
+                element: [Element::F16, Element::Bf16][(i + j) % 2],
+                single_value: SingleValue::Allow,
+                activation: [Activation::Relu, Activation::None, Activation::Silu][(i + j) % 3],
+                residual: j % 4 < 2,
+                memory: [Memory::Separate, Memory::InPlace, Memory::Arena][j % 3],
+                ..Config::pytorch()
+            };
+            let case = Case::new(shape, *axis, config).tuned(tuning);
+            let data = Data::random(case.geometry(), j as u64, 2.0, 1.5);
+            check(gpu, &case, &data.rounded(case.config.element));
             count += 1;
         }
     }

@@ -9,9 +9,10 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use wgpu_batchnorm::{
-    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Finalize, FrozenBackward,
-    Gradient, Gradients, Infer, Kernel, Mask, Memory, NonFinite, Normalize, Operation, Plan,
-    Reduce, RunningVariance, Slot, Statistics, Train, Tuning, Update, reference, shader,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, Finalize,
+    FrozenBackward, Gradient, Gradients, Infer, Kernel, Mask, Memory, NonFinite, Normalize,
+    Operation, Plan, Reduce, RunningVariance, Slot, Statistics, Train, Tuning, Update, reference,
+    shader,
 };
 
 use crate::common::check::{Oracle, flat, rate};
@@ -60,7 +61,7 @@ fn doubles(values: &[f64]) -> String {
 #[derive(Default)]
 struct Cases {
     list: Vec<Value>,
-    covered: HashSet<(Kernel, u32, Memory)>,
+    covered: HashSet<(Kernel, u32, Memory, Element)>,
 }
 
 impl Cases {
@@ -81,7 +82,7 @@ impl Cases {
         let mut stages = Vec::new();
         for stage in plan.stages() {
             let v = &stage.variant;
-            self.covered.insert((v.kernel, v.vector, v.memory));
+            self.covered.insert((v.kernel, v.vector, v.memory, v.element));
             let bindings = shader::bindings(v);
             written.extend(
                 bindings.iter().filter(|b| b.access == shader::Access::Write).map(|b| b.slot),
@@ -117,8 +118,10 @@ impl Cases {
                 assert!(e.values.len() == e.bounds.len() && written.contains(&e.slot), "{case}");
                 let finite = |v: &[f64]| v.iter().all(|v| v.is_finite());
                 assert!(finite(&e.values) && finite(&e.bounds), "{case}: {}", e.slot);
+                let element = if e.slot.is_tensor() { case.config.element } else { Element::F32 };
                 json!({
                     "slot": e.slot.name(), "begin": e.begin, "rest": e.rest,
+                    "element": element.name(),
                     "values": doubles(&e.values), "bounds": doubles(&e.bounds),
                 })
             })
@@ -137,7 +140,7 @@ impl Cases {
         if case.geometry().is_empty() {
             return self.add_empty(case);
         }
-        let data = Data::random(case.geometry(), seed, 1.5, 2.0);
+        let data = Data::random(case.geometry(), seed, 1.5, 2.0).rounded(case.config.element);
         let c = case.geometry().channels() as usize;
         let oracle = Oracle::new(case, &data);
         let input = oracle.input(case);
@@ -377,6 +380,24 @@ fn cases() -> Cases {
                 cases.add_all(&Case::new(shape, axis, config).tuned(tuning), 7 + turn as u64);
             }
         }
+        // Halves: every path, by every memory.
+        for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
+            for element in [Element::F16, Element::Bf16] {
+                // A residual binds too much for one dispatch.
+                for (tuning, residual) in [(&split, turn % 3 != 0), (&fused, false)] {
+                    let config = Config {
+                        element,
+                        memory,
+                        activation: [Activation::Relu, Activation::None][turn % 2],
+                        residual,
+                        mask: [Mask::Auto, Mask::Bits, Mask::Recompute][turn % 3],
+                        ..Config::keras()
+                    };
+                    turn += 1;
+                    cases.add_all(&Case::new(shape, axis, config).tuned(tuning), 7 + turn as u64);
+                }
+            }
+        }
         for class in [Class::Software, Class::Hardware] {
             let caps = Caps { class, ..Caps::webgpu_default() };
             let case = Case::new(shape, axis, Config::pytorch());
@@ -391,7 +412,7 @@ fn cases() -> Cases {
 fn cases_cover_every_kernel() {
     let cases = cases();
     let possible: HashSet<_> =
-        variants::all().iter().map(|v| (v.kernel, v.vector, v.memory)).collect();
+        variants::all().iter().map(|v| (v.kernel, v.vector, v.memory, v.element)).collect();
     let missing: Vec<_> = possible.difference(&cases.covered).collect();
     assert!(missing.is_empty(), "{missing:?}");
     println!("{} cases", cases.list.len());
@@ -408,4 +429,4 @@ fn cases_cover_every_kernel() {
 }
 
 /// So that the list cannot shrink unnoticed.
-const CASE_COUNT: usize = 1140;
+const CASE_COUNT: usize = 1_960;

@@ -5,10 +5,11 @@ pub mod copy;
 
 use std::time::{Duration, Instant};
 
+use half::{bf16, f16};
 use wgpu_batchnorm::cpu::{self, BackwardSlices, InferSlices, TrainSlices};
 use wgpu_batchnorm::{
-    Backward, BackwardBuffers, Bound, ChannelAxis, Config, Geometry, Gpu, Infer, InferBuffers,
-    Plan, Train, TrainBuffers, wgpu,
+    Activation, Backward, BackwardBuffers, Bound, ChannelAxis, Config, Element, Geometry, Gpu,
+    Infer, InferBuffers, Plan, Slot, Train, TrainBuffers, wgpu,
 };
 
 use copy::Copy;
@@ -57,12 +58,62 @@ impl Operation {
         }
     }
 
-    /// Bytes of a streaming implementation, in tensors.
-    pub fn tensors(self) -> u64 {
-        match self {
+    /// Bytes of a streaming implementation, in tensors. A residual is read forward and its gradient
+    /// written backward; a mask, a bit per value, is not counted.
+    pub fn tensors(self, kind: Kind) -> u64 {
+        let plain = match self {
             Self::Forward => 3,
             Self::Inference => 2,
             Self::Backward => 5,
+        };
+        plain + u64::from(kind == Kind::AddRelu)
+    }
+}
+
+/// What follows the normalization, and in what the tensors are stored.
+#[derive(Clone, std::marker::Copy, Debug, PartialEq)]
+pub enum Kind {
+    F32,
+    F16,
+    Bf16,
+    Relu,
+    AddRelu,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::Bf16, Self::Relu, Self::AddRelu];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Relu => "relu",
+            Self::AddRelu => "add+relu",
+        }
+    }
+
+    fn config(self) -> Config {
+        let base = Config::pytorch();
+        match self {
+            Self::F32 => base,
+            Self::F16 => Config { element: Element::F16, ..base },
+            Self::Bf16 => Config { element: Element::Bf16, ..base },
+            Self::Relu => Config { activation: Activation::Relu, ..base },
+            Self::AddRelu => Config { activation: Activation::Relu, residual: true, ..base },
+        }
+    }
+
+    /// Values as the tensors store them.
+    fn stored(self, values: &[f32]) -> Vec<u32> {
+        let narrow = |v: f32| match self {
+            Self::F16 => u32::from(f16::from_f32(v).to_bits()),
+            _ => u32::from(bf16::from_f32(v).to_bits()),
+        };
+        let pair = |pair: &[f32]| narrow(pair[0]) | pair.get(1).map_or(0, |v| narrow(*v)) << 16;
+        match self {
+            Self::F16 | Self::Bf16 => values.chunks(2).map(pair).collect(),
+            _ => values.iter().map(|v| v.to_bits()).collect(),
         }
     }
 }
@@ -84,6 +135,8 @@ pub fn gpu() -> Option<Gpu> {
 /// One shape with everything to run on it; buffers are made and warmed once.
 pub struct Subject {
     pub geometry: Geometry,
+    /// Bytes of one tensor.
+    pub tensor_size: u64,
     pub explain: [String; 3],
     pub dispatches: [usize; 3],
     gpu: Gpu,
@@ -110,7 +163,7 @@ fn noise(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next() + next() + 0.25).collect()
 }
 
-pub fn storage(gpu: &Gpu, values: &[f32]) -> wgpu::Buffer {
+pub fn storage<T: bytemuck::NoUninit>(gpu: &Gpu, values: &[T]) -> wgpu::Buffer {
     let bytes: &[u8] = bytemuck::cast_slice(values);
     let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: None,
@@ -127,10 +180,10 @@ pub fn storage(gpu: &Gpu, values: &[f32]) -> wgpu::Buffer {
 
 impl Subject {
     /// `Err` says why the shape cannot run on this device.
-    pub fn new(gpu: &Gpu, shape: &Shape) -> Result<Self, String> {
+    pub fn new(gpu: &Gpu, shape: &Shape, kind: Kind) -> Result<Self, String> {
         let geometry = shape.geometry();
         let caps = gpu.caps();
-        let config = Config::pytorch();
+        let config = kind.config();
         let text = |error: &dyn std::error::Error| error.to_string();
         let train = Plan::<Train>::new(geometry, &config, caps).map_err(|e| text(&e))?;
         let infer = Plan::<Infer>::new(geometry, &config, caps).map_err(|e| text(&e))?;
@@ -141,13 +194,21 @@ impl Subject {
         let (x, dy) = (noise(n, 1), noise(n, 2));
         let (gamma, beta) = (noise(c, 3), noise(c, 4));
         let scratch_size = train.scratch_size().max(backward.scratch_size()).max(4);
-        let tensor = |values: &[f32]| storage(gpu, values);
+        let tensor = |values: &[f32]| storage(gpu, &kind.stored(values));
         let (gx, gdy, gy, gdx) = (tensor(&x), tensor(&dy), tensor(&x), tensor(&x));
-        let (ggamma, gbeta) = (tensor(&gamma), tensor(&beta));
-        let (mean, var) = (tensor(&vec![0.0; c]), tensor(&vec![1.0; c]));
-        let (dgamma, dbeta) = (tensor(&gamma), tensor(&beta));
-        let saved = tensor(&vec![0.0; 4 * c]);
-        let scratch = tensor(&vec![0.0; (scratch_size / 4) as usize]);
+        let plain = |values: &[f32]| storage(gpu, values);
+        let (ggamma, gbeta) = (plain(&gamma), plain(&beta));
+        let (mean, var) = (plain(&vec![0.0; c]), plain(&vec![1.0; c]));
+        let (dgamma, dbeta) = (plain(&gamma), plain(&beta));
+        let saved = plain(&vec![0.0; 4 * c]);
+        let scratch = plain(&vec![0.0; (scratch_size / 4) as usize]);
+        let residual = kind == Kind::AddRelu;
+        let (z, dz) = (residual.then(|| tensor(&dy)), residual.then(|| tensor(&dy)));
+        // Of the three, the inference has no backward to write a mask for.
+        let mask = residual.then(|| plain(&vec![0.0; n.div_ceil(32)]));
+        // A backward computes the slope of a lone ReLU again.
+        let shift = (kind == Kind::Relu).then_some(&gbeta);
+        let tensor_size = train.slot_size(Slot::X);
         let kernels = gpu.kernels();
         let bound = [
             kernels.prepare(train).map_err(|e| text(&e))?.bind(&TrainBuffers {
@@ -158,6 +219,8 @@ impl Subject {
                 saved: (&saved).into(),
                 running_mean: (&mean).into(),
                 running_var: (&var).into(),
+                z: z.as_ref().into(),
+                mask: mask.as_ref().into(),
                 scratch: (&scratch).into(),
                 ..Default::default()
             }),
@@ -168,6 +231,7 @@ impl Subject {
                 beta: (&gbeta).into(),
                 running_mean: (&mean).into(),
                 running_var: (&var).into(),
+                z: z.as_ref().into(),
                 ..Default::default()
             }),
             kernels.prepare(backward).map_err(|e| text(&e))?.bind(&BackwardBuffers {
@@ -178,6 +242,9 @@ impl Subject {
                 dgamma: (&dgamma).into(),
                 dbeta: (&dbeta).into(),
                 saved: (&saved).into(),
+                beta: shift.into(),
+                dz: dz.as_ref().into(),
+                mask: mask.as_ref().into(),
                 scratch: (&scratch).into(),
                 ..Default::default()
             }),
@@ -187,6 +254,7 @@ impl Subject {
         let copy = Copy::new(gpu, &gx, &gy);
         let mut subject = Self {
             geometry,
+            tensor_size,
             explain,
             dispatches,
             gpu: gpu.clone(),
@@ -198,18 +266,13 @@ impl Subject {
             dy,
             gamma,
             beta,
-            saved: vec![0.0; 3 * c],
+            saved: vec![0.0; 4 * c],
             running: [vec![0.0; c], vec![1.0; c]],
             gradients: [vec![0.0; c], vec![0.0; c]],
         };
         // The backward needs what this saves.
         subject.run_cpu(Operation::Forward, 1);
         Ok(subject)
-    }
-
-    /// Bytes of one tensor.
-    pub fn tensor_size(&self) -> u64 {
-        self.geometry.len() * 4
     }
 
     /// `count` times the operation on the GPU, in one submit.

@@ -5,9 +5,9 @@
 use std::collections::HashSet;
 
 use wgpu_batchnorm::{
-    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Finalize, FrozenBackward,
-    Geometry, Gradient, Gradients, Infer, Mask, Memory, NonFinite, Normalize, Operation, Plan,
-    Reduce, SingleValue, Statistics, Train, Update, Variant,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, Finalize,
+    FrozenBackward, Geometry, Gradient, Gradients, Infer, Mask, Memory, NonFinite, Normalize,
+    Operation, Plan, Reduce, SingleValue, Statistics, Train, Update, Variant,
 };
 
 const MEMORY: [Memory; 3] = [Memory::Separate, Memory::InPlace, Memory::Arena];
@@ -46,6 +46,13 @@ pub fn all() -> Vec<Variant> {
                     all.add::<Infer>(geometry, &config, class);
                     all.add::<Backward>(geometry, &config, class);
                     all.add::<FrozenBackward>(geometry, &config, class);
+                }
+                for config in half_configs() {
+                    all.add::<Train>(geometry, &config, class);
+                    all.add::<Infer>(geometry, &config, class);
+                    all.add::<Backward>(geometry, &config, class);
+                    all.add::<FrozenBackward>(geometry, &config, class);
+                    all.add::<Statistics>(geometry, &config, class);
                 }
                 for config in backward_configs() {
                     all.add::<Infer>(geometry, &config, class);
@@ -124,6 +131,22 @@ fn epilogue_configs() -> Vec<Config> {
                     }
                 }
             }
+        }
+    }
+    configs
+}
+
+/// Both halves, in every tensor and without those that an option leaves out. How they are loaded and
+/// stored is a matter of the slot alone, and takes no turn with the other options.
+fn half_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    for element in [Element::F16, Element::Bf16] {
+        for memory in MEMORY {
+            let plain = Config { element, ..base(memory, 3) };
+            let added = Config { activation: Activation::Relu, residual: true, ..plain.clone() };
+            configs.push(Config { mask: Mask::Bits, ..added.clone() });
+            configs.push(Config { mask: Mask::Recompute, ..added });
+            configs.push(plain);
         }
     }
     configs

@@ -60,6 +60,23 @@ function buffer(content, usage) {
   return made;
 }
 
+/** A half's value: IEEE's, or the upper half of an f32. */
+function widened(half, element) {
+  const sign = half & 0x8000 ? -1 : 1;
+  const [fraction, bias] = element === 'f16' ? [10, 15] : [7, 127];
+  const exponent = (half & 0x7fff) >> fraction;
+  const rest = (half & ((1 << fraction) - 1)) / 2 ** fraction;
+  if (exponent === 2 * bias + 1) return rest ? NaN : sign * Infinity;
+  return sign * (exponent ? (1 + rest) * 2 ** (exponent - bias) : rest * 2 ** (1 - bias));
+}
+
+/** `count` values from a word on. */
+function numbers(memory, begin, count, element) {
+  if (element === 'f32') return new Float32Array(memory.buffer, 4 * begin, count);
+  const half = (i) => (memory[begin + (i >> 1)] >>> (16 * (i & 1))) & 0xffff;
+  return Array.from({ length: count }, (_, i) => widened(half(i), element));
+}
+
 // Cases share pipelines, as the crate's users do.
 const pipelines = new Map();
 function pipeline(stage) {
@@ -133,10 +150,16 @@ function compare({ buffers, slots, expected }, results) {
   const problems = [];
   let compared = 0;
   let worst = 0;
-  for (const { slot, begin, rest, values, bounds } of expected) {
+  for (const { slot, begin, rest, element, values, bounds } of expected) {
     const place = slots[slot];
-    const floats = new Float32Array(results[place.buffer].buffer, 4 * (place.begin + begin));
     const limits = doubles(bounds);
+    const now = results[place.buffer];
+    const floats = numbers(now, place.begin + begin, limits.length + rest, element);
+    if (element !== 'f32' && limits.length % 2 === 1) {
+      const last = place.begin + (limits.length >> 1);
+      const before = words(buffers[place.buffer])[last];
+      if (now[last] >>> 16 !== before >>> 16) problems.push(`the half past the end of ${slot} changed`);
+    }
     doubles(values).forEach((value, i) => {
       const actual = floats[i] + (rest ? floats[i + rest] : 0);
       const error = Math.abs(actual - value);
