@@ -112,8 +112,8 @@ buffers! {
         z: Z,
         /// Written, one bit per value; given if the plan's slots have it.
         mask: Mask,
-        /// Written `[4, C]`: mean, its rounding remainder, inverse standard deviation, count. Lives
-        /// until the backward.
+        /// Written `[4, C]`: mean, its rounding remainder, inverse standard deviation, count; under
+        /// [`Renorm`](crate::Renorm) `[6, C]`, with r and d. Lives until the backward.
         saved: Saved,
         /// Updated `[C]`; given unless [`Update::None`](crate::Update::None).
         running_mean: RunningMean,
@@ -230,7 +230,8 @@ buffers! {
         /// when there is none.
         parts: Parts,
         /// Written `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of the
-        /// whole batch. Lives until the backward.
+        /// whole batch; under [`Renorm`](crate::Renorm) `[6, C]`, with r and d. Lives until the
+        /// backward.
         saved: Saved,
         /// Updated `[C]`; given unless [`Update::None`](crate::Update::None).
         running_mean: RunningMean,
@@ -252,7 +253,7 @@ buffers! {
         gamma: Gamma,
         /// Shift `[C]`; given if [`Affine::beta`](crate::Affine::beta).
         beta: Beta,
-        /// Read `[4, C]`: what [`Finalize`] or [`Train`] has saved.
+        /// Read: what [`Finalize`] or [`Train`] has saved.
         saved: Saved,
         /// Residual tensor; given if [`Config::residual`](crate::Config::residual).
         z: Z,

@@ -114,6 +114,18 @@ pub struct SavedStatistics {
     pub inv_std: Array1<f32>,
     /// How many values per channel there were.
     pub count: Array1<f32>,
+    /// Under [`Config::renorm`].
+    pub renorm: Option<SavedRenorm>,
+}
+
+/// The constants of batch renormalization, `[C]` each: normalized values were multiplied by r, and d
+/// was added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedRenorm {
+    /// `clamp(σ/σ_run, 1/rmax, rmax)`.
+    pub r: Array1<f32>,
+    /// `clamp((μ−running_mean)/σ_run, −dmax, dmax)`.
+    pub d: Array1<f32>,
 }
 
 /// What a training forward gives.
@@ -361,8 +373,11 @@ impl Gpu {
     ) -> Result<BackwardOutput, HostError> {
         let (geometry, config) = input.prepare(config)?;
         let channels = geometry.channels() as usize;
-        for values in [&saved.mean, &saved.rest, &saved.inv_std, &saved.count] {
+        for values in saved.parts() {
             check_length(Slot::Saved, values.len(), channels)?;
+        }
+        if saved.renorm.is_some() != config.renorm.is_some() {
+            return Err(HostError::Renorm { given: saved.renorm.is_some() });
         }
         check_shape(Slot::Dy, &dy, &input.x)?;
         let plan = Plan::<Backward>::new(geometry, &config, self.caps())?;
@@ -771,12 +786,17 @@ pub(crate) fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
 impl SavedStatistics {
     fn from_values(values: Vec<f32>, channels: usize) -> Self {
         let part = |i: usize| Array1::from(values[i * channels..(i + 1) * channels].to_vec());
-        Self { mean: part(0), rest: part(1), inv_std: part(2), count: part(3) }
+        let renorm = (values.len() > 4 * channels).then(|| SavedRenorm { r: part(4), d: part(5) });
+        Self { mean: part(0), rest: part(1), inv_std: part(2), count: part(3), renorm }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Array1<f32>> {
+        let renorm = self.renorm.iter().flat_map(|SavedRenorm { r, d }| [r, d]);
+        [&self.mean, &self.rest, &self.inv_std, &self.count].into_iter().chain(renorm)
     }
 
     fn to_values(&self) -> Vec<f32> {
-        let parts = [&self.mean, &self.rest, &self.inv_std, &self.count];
-        parts.into_iter().flatten().copied().collect()
+        self.parts().flatten().copied().collect()
     }
 }
 
@@ -905,6 +925,12 @@ pub enum HostError {
         /// Whether one was given.
         given: bool,
     },
+    /// Saved statistics with r and d for a config without batch renormalization, or without them for
+    /// one with it.
+    Renorm {
+        /// Whether r and d were given.
+        given: bool,
+    },
     /// A backward without the forward it belongs to.
     NoForward,
     /// The device cannot create memory, or is lost.
@@ -961,6 +987,12 @@ impl fmt::Display for HostError {
             }
             Self::Residual { given: false } => {
                 f.write_str("the config has a residual, but z is missing")
+            }
+            Self::Renorm { given: true } => {
+                f.write_str("saved has r and d, but the config has no renorm")
+            }
+            Self::Renorm { given: false } => {
+                f.write_str("the config has a renorm, but saved has no r and d")
             }
             Self::NoForward => f.write_str("backward needs a training forward before it"),
             Self::Device { message } => write!(f, "the device failed or is lost: {message}"),

@@ -286,8 +286,8 @@ fn trusted(
     //   loops end at `Range::end` or `Strip::end` and idle lanes return; a channel's shift is read
     //   where its steps 0, step_count/2 and step_count − 1 begin;
     // - the mask is indexed below a 32nd of the values, rounded up, by the same indices;
-    // - per-channel slots are indexed below channel_count (saved and moments: 4·channel_count,
-    //   sums: 2·channel_count), and parts below chunk_count·4·channel_count;
+    // - per-channel slots are indexed below channel_count (moments: 4·channel_count, saved: as
+    //   many and 6·channel_count under RENORM, sums: 2·channel_count), and parts below chunk_count·4·channel_count;
     // - the scratch is indexed below 2·plane, and below sums + 2·channel_count in backward
     //   operations, which reserve it.
     // Every loop advances by a constant ≥ 1 towards a bound, so it ends. Divisors are LANES, GROUP,

@@ -44,13 +44,14 @@ pub use bind::{
 };
 pub use caps::{Caps, Class};
 pub use config::{
-    Activation, Affine, Config, ConfigError, Element, Gradients, Mask, Memory, NonFinite,
+    Activation, Affine, Config, ConfigError, Element, Gradients, Mask, Memory, NonFinite, Renorm,
     RunningVariance, SingleValue, Update,
 };
 pub use geometry::{ChannelAxis, Geometry, GeometryError};
 #[cfg(feature = "host")]
 pub use host::{
-    BackwardOutput, Gpu, HostError, Input, RunningStatistics, SavedStatistics, TrainOutput,
+    BackwardOutput, Gpu, HostError, Input, RunningStatistics, SavedRenorm, SavedStatistics,
+    TrainOutput,
 };
 #[cfg(feature = "safetensors")]
 pub use interchange::{InterchangeError, Names, StateTensor};

@@ -11,8 +11,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::caps::Caps;
 use crate::config::{
-    Activation, Config, ConfigError, Element, Memory, NonFinite, RunningVariance, SingleValue,
-    Update,
+    Activation, Config, ConfigError, Element, Memory, NonFinite, Renorm, RunningVariance,
+    SingleValue, Update,
 };
 use crate::geometry::Geometry;
 use crate::tuning::{MAX_ITERATIONS, Tuning};
@@ -48,7 +48,8 @@ macro_rules! operation {
 
 operation! {
     /// Training forward: batch statistics, `y = act((x−μ)·i·γ + β + z)` with `i = 1/√(σ²+ε)`, saved
-    /// statistics for the backward, running update. Activation and residual are the config's.
+    /// statistics for the backward, running update. Activation, residual and renormalization are the
+    /// config's.
     Train, "forward", train
 }
 operation! {
@@ -58,7 +59,7 @@ operation! {
 operation! {
     /// Backward of [`Train`]: with `S₁ = Σdy`, `S₂ = Σdy·(x−μ)`: `dβ = S₁`, `dγ = S₂·i`,
     /// `dx = γ·i·(dy − S₁/n − (x−μ)·i²·S₂/n)`. An activation's slope multiplies dy first; that is
-    /// `dz`.
+    /// `dz`. Under [`Renorm`](crate::Renorm), `dγ = S₂·i·r + S₁·d`, and dx is multiplied by r.
     Backward, "backward", backward
 }
 operation! {
@@ -125,7 +126,8 @@ pub enum Slot {
     Dgamma,
     /// Gradient of the shift, `[C]`.
     Dbeta,
-    /// `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of values.
+    /// `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of values. `[6, C]`
+    /// under [`Renorm`](crate::Renorm): also r and d.
     Saved,
     /// `[C]`.
     RunningMean,
@@ -341,8 +343,14 @@ pub struct Params {
     pub zero: u32,
     /// The activation's slope or limit.
     pub activation: f32,
+    /// Batch renormalization: the least r…
+    pub rmin: f32,
+    /// …the largest r…
+    pub rmax: f32,
+    /// …and the largest |d|.
+    pub dmax: f32,
     /// Padding to 16 bytes.
-    pub padding: u32,
+    pub padding: [u32; 2],
 }
 
 /// An [`Activation`] without its number, which is a uniform.
@@ -400,6 +408,8 @@ pub struct Variant {
     pub cumulative: bool,
     /// Leave running statistics alone when the batch's are not finite.
     pub keep_non_finite: bool,
+    /// Batch renormalization.
+    pub renorm: bool,
 }
 
 impl Variant {
@@ -607,7 +617,8 @@ impl<O: Operation> Plan<O> {
             Slot::Scratch => self.scratch_size,
             Slot::Batches => 4,
             Slot::Mask => mask_size(&self.geometry),
-            Slot::Saved | Slot::Moments => 4 * channel_size,
+            Slot::Saved => self.config.saved_planes() * channel_size,
+            Slot::Moments => 4 * channel_size,
             Slot::Parts => self.geometry.values_per_channel() * 4 * channel_size,
             Slot::Sums => 2 * channel_size,
             slot if slot.is_tensor() => {
@@ -815,6 +826,11 @@ impl<'a> Builder<'a> {
         };
         builder.params.rate = rate as f32;
         builder.params.keep = keep as f32;
+        if let Some(Renorm { rmax, dmax }) = config.renorm {
+            builder.params.rmin = (1.0 / rmax) as f32;
+            builder.params.rmax = rmax as f32;
+            builder.params.dmax = dmax as f32;
+        }
         if !builder.empty {
             builder.lay_out(true);
         }
@@ -978,6 +994,9 @@ impl<'a> Builder<'a> {
                 && (slots.contains(Slot::Dgamma) || slots.contains(Slot::Dbeta)),
             cumulative: slots.contains(Slot::Batches),
             keep_non_finite: updates && config.non_finite == NonFinite::Keep,
+            renorm: config.renorm.is_some()
+                && slots.contains(Slot::Saved)
+                && kernel != Kernel::CountBatch,
         };
         self.stages.push(Stage { variant, grid, params, bytes_moved });
     }

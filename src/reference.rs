@@ -5,7 +5,7 @@ use std::fmt;
 
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD};
 
-use crate::config::{Activation, Config, ConfigError, NonFinite, SingleValue, Update};
+use crate::config::{Activation, Config, ConfigError, NonFinite, Renorm, SingleValue, Update};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::moments::Moments;
 
@@ -53,6 +53,10 @@ pub struct Forward {
     pub var: Array1<f64>,
     /// `1/√(var+ε)` `[C]`.
     pub inv_std: Array1<f64>,
+    /// Batch renormalization's factor `[C]`; 1 without it.
+    pub r: Array1<f64>,
+    /// Batch renormalization's shift `[C]`; 0 without it.
+    pub d: Array1<f64>,
     /// The running statistics after the update.
     pub running: Running,
 }
@@ -70,7 +74,8 @@ pub struct InputGradients {
     pub dz: ArrayD<f64>,
 }
 
-/// Training forward: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the batch's own statistics.
+/// Training forward: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the batch's own statistics; with
+/// [`Renorm`](crate::Renorm), `y = act(((x−μ)/√(σ²+ε)·r + d)·γ + β + z)`.
 ///
 /// # Errors
 /// [`ReferenceError`]: a bad shape, axis, config or length, one value per channel where the
@@ -86,6 +91,8 @@ pub fn train(
     view.check_single_value(config)?;
     let (mean, var) = view.moments();
     let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+    let (r, d) = view.renorm(&mean, &var, running, config);
+    let view = view.renormalized(r, d);
     let y = view.map_indexed(|i, _, _| view.function.value(view.before(i, &mean, &inv_std)));
     let mut running = running.clone();
     if view.count > 0 && config.update != Update::None {
@@ -105,7 +112,8 @@ pub fn train(
             }
         }
     }
-    Ok(Forward { y, mean, var, inv_std, running })
+    let View { r, d, .. } = view;
+    Ok(Forward { y, mean, var, inv_std, r, d, running })
 }
 
 /// Inference: `y = act((x−running_mean)/√(running_var+ε)·γ + β + z)`.
@@ -126,15 +134,48 @@ pub fn infer(
 /// Backward of [`train`], through the statistics of `input.x`.
 ///
 /// # Errors
-/// [`ReferenceError`]: a bad shape, axis, config or length, or an activation in WGSL.
+/// [`ReferenceError`]: a bad shape, axis, config or length, an activation in WGSL, or a config with
+/// batch renormalization, which is [`renorm_backward`].
 pub fn backward(
     input: &Input<'_>,
     dy: ArrayViewD<'_, f64>,
     config: &Config,
 ) -> Result<InputGradients, ReferenceError> {
-    let view = View::new(input, config)?;
+    match config.renorm {
+        Some(_) => Err(ReferenceError::Renorm),
+        None => train_backward(input, dy, None, config),
+    }
+}
+
+/// Backward of [`train`] with batch renormalization, whose r and d are constants: of `running` as it
+/// was before the forward. Without it, that of [`backward`].
+///
+/// # Errors
+/// [`ReferenceError`]: a bad shape, axis, config or length, or an activation in WGSL.
+pub fn renorm_backward(
+    input: &Input<'_>,
+    dy: ArrayViewD<'_, f64>,
+    running: &Running,
+    config: &Config,
+) -> Result<InputGradients, ReferenceError> {
+    train_backward(input, dy, Some(running), config)
+}
+
+fn train_backward(
+    input: &Input<'_>,
+    dy: ArrayViewD<'_, f64>,
+    running: Option<&Running>,
+    config: &Config,
+) -> Result<InputGradients, ReferenceError> {
+    let mut view = View::new(input, config)?;
     view.check_single_value(config)?;
     let (mean, var) = view.moments();
+    if let Some(running) = running {
+        check_length("running_mean", running.mean.len(), view.channels)?;
+        check_length("running_var", running.var.len(), view.channels)?;
+        let (r, d) = view.renorm(&mean, &var, running, config);
+        view = view.renormalized(r, d);
+    }
     let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
     let dy = view.behind(dy, &mean, &inv_std)?;
     let (s1, s2) = view.sums(&dy, &mean);
@@ -142,10 +183,11 @@ pub fn backward(
     let dx = view.map_indexed(|i, x, c| {
         let center = x - mean[c];
         let slope = center * inv_std[c] * inv_std[c] * s2[c] / n;
-        view.gamma(c) * inv_std[c] * (dy[i] - s1[c] / n - slope)
+        view.gamma(c) * inv_std[c] * view.r[c] * (dy[i] - s1[c] / n - slope)
     });
     let dz = view.map_indexed(|i, _, _| dy[i]);
-    Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1, dz })
+    let dgamma = s2 * inv_std * &view.r + &s1 * &view.d;
+    Ok(InputGradients { dx, dgamma, dbeta: s1, dz })
 }
 
 /// Backward of [`infer`]: the statistics are constants.
@@ -190,6 +232,10 @@ struct View<'v, 'a> {
     inner: usize,
     /// Values per channel.
     count: usize,
+    /// Normalized values are multiplied by this…
+    r: Array1<f64>,
+    /// …and this is added.
+    d: Array1<f64>,
     input: &'v Input<'a>,
 }
 
@@ -216,6 +262,8 @@ impl<'v, 'a> View<'v, 'a> {
             channels,
             inner: geometry.inner() as usize,
             count: geometry.values_per_channel() as usize,
+            r: Array1::ones(channels),
+            d: Array1::zeros(channels),
             input,
         })
     }
@@ -223,6 +271,29 @@ impl<'v, 'a> View<'v, 'a> {
     fn check_single_value(&self, config: &Config) -> Result<(), ReferenceError> {
         let refused = self.count == 1 && config.single_value == SingleValue::Error;
         if refused && self.channels > 0 { Err(ReferenceError::SingleValue) } else { Ok(()) }
+    }
+
+    /// r and d of batch renormalization; 1 and 0 without it.
+    fn renorm(
+        &self,
+        mean: &Array1<f64>,
+        var: &Array1<f64>,
+        running: &Running,
+        config: &Config,
+    ) -> (Array1<f64>, Array1<f64>) {
+        let one = |c: usize| {
+            let Some(Renorm { rmax, dmax }) = config.renorm else { return (1.0, 0.0) };
+            let running_std = (running.var[c] + config.epsilon).sqrt();
+            let r = (var[c] + config.epsilon).sqrt() / running_std;
+            let d = (mean[c] - running.mean[c]) / running_std;
+            (r.clamp(1.0 / rmax, rmax), d.clamp(-dmax, dmax))
+        };
+        let (r, d): (Vec<f64>, Vec<f64>) = (0..self.channels).map(one).unzip();
+        (r.into(), d.into())
+    }
+
+    fn renormalized(self, r: Array1<f64>, d: Array1<f64>) -> Self {
+        Self { r, d, ..self }
     }
 
     fn channel(&self, i: usize) -> usize {
@@ -240,7 +311,8 @@ impl<'v, 'a> View<'v, 'a> {
     /// What the activation takes.
     fn before(&self, i: usize, mean: &Array1<f64>, inv_std: &Array1<f64>) -> f64 {
         let c = self.channel(i);
-        (self.data[i] - mean[c]) * inv_std[c] * self.gamma(c) + self.beta(c) + self.z[i]
+        let normal = (self.data[i] - mean[c]) * inv_std[c] * self.r[c] + self.d[c];
+        normal * self.gamma(c) + self.beta(c) + self.z[i]
     }
 
     /// dy behind the activation.
@@ -389,6 +461,8 @@ pub enum ReferenceError {
         /// Its shape.
         found: Vec<usize>,
     },
+    /// A backward with batch renormalization but without the running statistics.
+    Renorm,
     /// An activation in WGSL, which only a device can compute.
     Activation,
     /// One value per channel under [`SingleValue::Error`].
@@ -405,6 +479,9 @@ impl fmt::Display for ReferenceError {
             }
             Self::Shape { name, x, found } => {
                 write!(f, "{name} is shaped {found:?}, x is shaped {x:?}")
+            }
+            Self::Renorm => {
+                f.write_str("batch renormalization needs the running statistics: renorm_backward")
             }
             Self::Activation => f.write_str("the oracle cannot compute an activation in WGSL"),
             Self::SingleValue => f.write_str("training needs more than one value per channel"),

@@ -440,12 +440,13 @@ pub(crate) fn probe() -> String {
 }
 
 /// The overrides of a variant, by name.
-pub fn constants(variant: &Variant) -> [(&'static str, f64); 5] {
+pub fn constants(variant: &Variant) -> [(&'static str, f64); 6] {
     [
         ("LANES", f64::from(variant.workgroup_size)),
         ("GROUP", f64::from(variant.group_size)),
         ("ACCUMULATE", f64::from(u8::from(variant.accumulate))),
         ("CUMULATIVE", f64::from(u8::from(variant.cumulative))),
         ("KEEP_NON_FINITE", f64::from(u8::from(variant.keep_non_finite))),
+        ("RENORM", f64::from(u8::from(variant.renorm))),
     ]
 }

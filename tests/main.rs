@@ -16,6 +16,7 @@ mod moments;
 mod planner;
 mod properties;
 mod reference;
+mod renorm;
 mod shaders;
 mod sweep;
 mod sync;

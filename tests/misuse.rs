@@ -1194,7 +1194,7 @@ fn arrays_that_do_not_fit() {
     let variance = |value| HostError::RunningVariance { channel: 1, value };
     let saved = |lengths: [usize; 4]| {
         let [mean, rest, inv_std, count] = lengths.map(Array1::ones);
-        let saved = SavedStatistics { mean, rest, inv_std, count };
+        let saved = SavedStatistics { mean, rest, inv_std, count, renorm: None };
         gpu.backward_blocking(&Input::new(x.view(), axis), x.view(), &saved, &config)
     };
     let fine = SavedStatistics {
@@ -1202,6 +1202,7 @@ fn arrays_that_do_not_fit() {
         rest: three.clone(),
         inv_std: three.clone(),
         count: three.clone(),
+        renorm: None,
     };
     let at = |axis| Input::new(x.view(), axis);
     let gamma = Input { gamma: Some(two.view()), ..at(axis) };

@@ -82,6 +82,9 @@ fn params_twins_agree() {
         epsilon,
         zero,
         activation,
+        rmin,
+        rmax,
+        dmax,
         padding,
     ];
     let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();

@@ -25,7 +25,24 @@ struct Affine {
     shift: f32,
 }
 
+// Batch renormalization: normalized values times r plus d, as they were saved.
+struct Renorm {
+    r: f32,
+    d: f32,
+}
+
+fn renorm_of(channel: u32) -> Renorm {
+    let c = params.channel_count;
+    return Renorm(load_saved(4u * c + channel), load_saved(5u * c + channel));
+}
+
 fn affine_of(channel: u32, center: Center) -> Affine {
+    if RENORM {
+        let renorm = renorm_of(channel);
+        let gamma = load_gamma(channel);
+        let gain = gamma * center.inv_std * renorm.r;
+        return Affine(gain, load_beta(channel) + gamma * renorm.d - center.rest * gain);
+    }
     let gain = load_gamma(channel) * center.inv_std;
     return Affine(gain, load_beta(channel) - center.rest * gain);
 }

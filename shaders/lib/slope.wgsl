@@ -1,6 +1,6 @@
 
-// dx = scale·((dy − offset) − (x − mean)·factor), with scale = γ·i, factor = i·(S₂·i/n) and
-// offset = S₁/n − rest·factor. The count n is that of the whole batch, which is saved.
+// dx = scale·((dy − offset) − (x − mean)·factor), with scale = γ·i (times r, where the batch is
+// renormalized), factor = i·(S₂·i/n) and offset = S₁/n − rest·factor. The count n is that of the whole batch, which is saved.
 
 struct Sums {
     dy: f32,
@@ -17,12 +17,21 @@ fn slope_of(channel: u32, center: Center, s: Sums) -> Slope {
     let n = load_saved(3u * params.channel_count + channel);
     let i = center.inv_std;
     let factor = i * (s.dyx * i / n);
-    return Slope(load_gamma(channel) * i, s.dy / n - center.rest * factor, factor);
+    var scale = load_gamma(channel) * i;
+    if RENORM {
+        scale = scale * renorm_of(channel).r;
+    }
+    return Slope(scale, s.dy / n - center.rest * factor, factor);
 }
 
-// dβ = S₁ and dγ = S₂·i; and the sums themselves.
+// dβ = S₁ and dγ = S₂·i (S₂·i·r + S₁·d, where the batch is renormalized); and the sums themselves.
 fn store_parameter_gradients(channel: u32, inv_std: f32, s: Sums) {
-    store_dgamma(channel, select(0.0, load_dgamma(channel), ACCUMULATE) + s.dyx * inv_std);
+    var dgamma = s.dyx * inv_std;
+    if RENORM {
+        let renorm = renorm_of(channel);
+        dgamma = dgamma * renorm.r + s.dy * renorm.d;
+    }
+    store_dgamma(channel, select(0.0, load_dgamma(channel), ACCUMULATE) + dgamma);
     store_dbeta(channel, select(0.0, load_dbeta(channel), ACCUMULATE) + s.dy);
     store_sums(channel, s.dy);
     store_sums(params.channel_count + channel, s.dyx);

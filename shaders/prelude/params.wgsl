@@ -25,7 +25,10 @@ struct Params {
     epsilon: f32,
     zero: u32,
     activation: f32,
-    padding: u32,
+    rmin: f32,
+    rmax: f32,
+    dmax: f32,
+    padding: vec2<u32>,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -36,6 +39,7 @@ override GROUP: u32 = 1u;
 override ACCUMULATE: bool = false;
 override CUMULATIVE: bool = false;
 override KEEP_NON_FINITE: bool = false;
+override RENORM: bool = false;
 
 // A folded grid as one number.
 fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {

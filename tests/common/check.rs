@@ -70,8 +70,13 @@ fn expected_by(case: &Case, data: &Data, arithmetic: Arithmetic) -> Vec<Expected
     let oracle = Oracle::new(case, data);
     let input = oracle.input(case);
     let f = reference::train(&input, &oracle.running, &case.config).unwrap();
-    let g = reference::backward(&input, oracle.dy.view(), &case.config).unwrap();
-    let b = oracle.bounds_by(case, data, Center::Batch, arithmetic);
+    let dy = oracle.dy.view();
+    let g = reference::renorm_backward(&input, dy, &oracle.running, &case.config).unwrap();
+    let center = match case.config.renorm {
+        Some(_) => Center::Renormalized { mean: &data.running_mean, var: &data.running_var },
+        None => Center::Batch,
+    };
+    let b = oracle.bounds_by(case, data, center, arithmetic);
     let n = case.geometry().values_per_channel();
     let factor = case.config.running_variance.factor(n as f64);
     let rate = rate(case, data);
@@ -81,6 +86,10 @@ fn expected_by(case: &Case, data: &Data, arithmetic: Arithmetic) -> Vec<Expected
         Expected { name: "inv_std", values: f.inv_std.to_vec(), bounds: b.inv_std() },
         Expected { name: "count", values: vec![n as f64; f.mean.len()], bounds: b.count() },
     ];
+    if case.config.renorm.is_some() {
+        all.push(Expected { name: "r", values: f.r.to_vec(), bounds: b.r() });
+        all.push(Expected { name: "d", values: f.d.to_vec(), bounds: b.d() });
+    }
     if case.config.update != Update::None {
         let bounds = b.running_mean(&data.running_mean, rate);
         all.push(Expected { name: "running_mean", values: f.running.mean.to_vec(), bounds });

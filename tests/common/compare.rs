@@ -15,6 +15,8 @@
 //!   `|rest| ≤ u·(|μ| + D)`.
 //! - `S₁`, `S₂`: partial sums stay within |S| + √Σ²; each addition rounds that.
 //! - y and dx: first-order propagation of the above, plus one u for each further operation.
+//! - r and d of batch renormalization: as σ and μ, relative to exact running statistics; a clamp
+//!   makes no error larger, and where it holds, r and d are exact but for the limit's rounding.
 //! - Behind a ReLU, a value within its own bound of the corner may be on either side of it: dy there
 //!   may be off by the whole step of the slope, and so may the sums.
 //!
@@ -24,7 +26,7 @@
 //! Values below f32's normal range (2⁻¹²⁶) may be flushed to zero by a GPU, so every bound has at
 //! least that absolute size, scaled by what the value is multiplied with.
 
-use wgpu_batchnorm::{Activation, Config, Element, Geometry, Moments, RunningVariance};
+use wgpu_batchnorm::{Activation, Config, Element, Geometry, Moments, Renorm, RunningVariance};
 
 const TINY: f64 = f32::MIN_POSITIVE as f64;
 const LAMBDA: f64 = 4.0;
@@ -198,6 +200,24 @@ pub mod slope {
     }
 }
 
+/// A value and how far it may be off.
+#[derive(Clone, Copy)]
+struct Uncertain {
+    value: f64,
+    error: f64,
+}
+
+impl Uncertain {
+    /// The clamp of a value moves no more than the value, and its limit rounds.
+    fn clamped(self, low: f64, high: f64, unit: f64) -> Self {
+        let clamp = |v: f64| v.clamp(low, high);
+        let value = clamp(self.value);
+        let up = clamp(self.value + self.error) - value;
+        let error = up.max(value - clamp(self.value - self.error)) + unit * value.abs();
+        Self { value, error }
+    }
+}
+
 /// The errors that f32 arithmetic may leave in one channel.
 struct Channel {
     mean: f64,
@@ -212,6 +232,22 @@ struct Channel {
     s2: f64,
     s1_error: f64,
     s2_error: f64,
+    /// Of batch renormalization; exactly 1 and 0 without it.
+    r: Uncertain,
+    d: Uncertain,
+}
+
+impl Channel {
+    /// i·r, what centered values are multiplied by.
+    fn stretch(&self) -> f64 {
+        self.inv_std * self.r.value
+    }
+
+    /// Its relative error; r adds a product.
+    fn stretch_error(&self, unit: f64) -> f64 {
+        let product = if self.r.error > 0.0 { unit } else { 0.0 };
+        self.inv_std_error + self.r.error / self.r.value + product
+    }
 }
 
 /// Bounds for every result of one tensor.
@@ -238,7 +274,15 @@ pub struct Bounds {
 /// Where the statistics come from.
 pub enum Center<'a> {
     Batch,
-    Running { mean: &'a [f32], var: &'a [f32] },
+    /// The batch, renormalized by running statistics that have not moved yet.
+    Renormalized {
+        mean: &'a [f32],
+        var: &'a [f32],
+    },
+    Running {
+        mean: &'a [f32],
+        var: &'a [f32],
+    },
 }
 
 /// What an operation is given.
@@ -271,7 +315,7 @@ impl Bounds {
             let first = values().next().filter(|k| k.is_finite());
             let k = first.filter(|_| arithmetic != Arithmetic::Oracle).unwrap_or(0.0);
             let (mean, variance, mean_error, split_error, variance_error) = match &center {
-                Center::Batch => {
+                Center::Batch | Center::Renormalized { .. } => {
                     let shifted = values().map(|x| x - k).sum::<f64>() / n;
                     let mean = k + shifted;
                     let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
@@ -300,6 +344,23 @@ impl Bounds {
             let inv_std = 1.0 / (variance + config.epsilon).sqrt();
             let inv_std_error = variance_error / (variance + config.epsilon) / 2.0 + 6.0 * unit;
             variance_errors.push(variance_error);
+            let exact = |value| Uncertain { value, error: 0.0 };
+            let (r, d) = match (&center, config.renorm) {
+                (Center::Renormalized { mean: means, var }, Some(Renorm { rmax, dmax })) => {
+                    let (running, var) = (f64::from(means[channel]), f64::from(var[channel]));
+                    // A sum and a root each, and a division.
+                    let rounding = 16.0 * unit;
+                    let deviation = (var + config.epsilon).sqrt();
+                    let r = 1.0 / (inv_std * deviation);
+                    let d = (mean - running) / deviation;
+                    let away = unit * (mean.abs() + running.abs()) + mean_error + split_error;
+                    let r = Uncertain { value: r, error: r * (inv_std_error + rounding) };
+                    let error = away / deviation + d.abs() * rounding + TINY;
+                    let d = Uncertain { value: d, error };
+                    (r.clamped(1.0 / rmax, rmax, unit), d.clamped(-dmax, dmax, unit))
+                }
+                _ => (exact(1.0), exact(0.0)),
+            };
             channels.push(Channel {
                 mean,
                 inv_std,
@@ -311,6 +372,8 @@ impl Bounds {
                 s2: 0.0,
                 s1_error: 0.0,
                 s2_error: 0.0,
+                r,
+                d,
             });
         }
         let or = |v: Option<&[f32]>, default| v.map_or(vec![default; c], wide);
@@ -389,7 +452,7 @@ impl Bounds {
     fn largest_dx(&self, i: usize) -> f64 {
         let channel = i / self.geometry.inner() as usize % self.channels.len();
         let c = &self.channels[channel];
-        let scale = self.gamma[channel].abs() * c.inv_std;
+        let scale = self.gamma[channel].abs() * c.stretch();
         if self.frozen {
             return scale * self.dy[i].abs();
         }
@@ -402,19 +465,22 @@ impl Bounds {
     fn before(&self, i: usize) -> f64 {
         let channel = i / self.geometry.inner() as usize % self.channels.len();
         let c = &self.channels[channel];
-        (self.x[i] - c.mean) * c.inv_std * self.gamma[channel] + self.beta[channel] + self.z[i]
+        let normal = (self.x[i] - c.mean) * c.stretch() + c.d.value;
+        normal * self.gamma[channel] + self.beta[channel] + self.z[i]
     }
 
     /// How far it may be off.
     fn before_errors(&self) -> Vec<f64> {
         let normalized = self.per_value(|c, i, x, _| {
             let center = (x - c.mean).abs();
-            let scale = self.gamma[i].abs() * c.inv_std;
+            let scale = self.gamma[i].abs() * c.stretch();
             let centering = 3.0 * self.unit * center + c.mean_error + TINY;
             let y = scale * center;
+            let moved = self.gamma[i].abs() * c.d.value.abs();
             scale * centering
-                + y * (c.inv_std_error + 3.0 * self.unit)
-                + 2.0 * self.unit * (y + self.beta[i].abs())
+                + y * (c.stretch_error(self.unit) + 3.0 * self.unit)
+                + 2.0 * self.unit * (y + self.beta[i].abs() + 2.0 * moved)
+                + self.gamma[i].abs() * c.d.error
                 + TINY
         });
         let with_z = |(i, error): (usize, f64)| match self.z[i] {
@@ -453,6 +519,16 @@ impl Bounds {
 
     pub fn inv_std(&self) -> Vec<f64> {
         self.per_channel(|c, _| c.inv_std * c.inv_std_error)
+    }
+
+    /// Of batch renormalization's factor.
+    pub fn r(&self) -> Vec<f64> {
+        self.per_channel(|c, _| c.r.error)
+    }
+
+    /// Of batch renormalization's shift.
+    pub fn d(&self) -> Vec<f64> {
+        self.per_channel(|c, _| c.d.error)
     }
 
     /// Of the count of values: f32 holds it exactly up to 2²⁴.
@@ -506,15 +582,22 @@ impl Bounds {
 
     pub fn dgamma(&self) -> Vec<f64> {
         self.per_channel(|c, _| {
-            c.inv_std * c.s2_error
-                + c.s2.abs() * c.inv_std * (c.inv_std_error + 2.0 * self.unit)
+            let scaled = c.s2.abs() * c.stretch();
+            let moved = c.s1.abs() * c.d.value.abs();
+            // The sum of the two rounds, where there are two.
+            let sum = if moved > 0.0 { 2.0 * self.unit * (scaled + moved) } else { 0.0 };
+            c.stretch() * c.s2_error
+                + scaled * (c.stretch_error(self.unit) + 2.0 * self.unit)
+                + c.d.value.abs() * c.s1_error
+                + c.s1.abs() * c.d.error
+                + sum
                 + TINY
         })
     }
 
     pub fn dx(&self) -> Vec<f64> {
         let own = self.per_value(|c, i, x, dy| {
-            let scale = self.gamma[i].abs() * c.inv_std;
+            let scale = self.gamma[i].abs() * c.stretch();
             if self.frozen {
                 return scale * dy.abs() * (c.inv_std_error + 3.0 * self.unit) + TINY;
             }
@@ -528,10 +611,10 @@ impl Bounds {
                 * (c.s1_error / c.n
                     + center * factor_error
                     + (3.0 * self.unit * center + c.mean_error) * factor
-                    + (c.inv_std_error + 6.0 * self.unit) * sum)
+                    + (c.stretch_error(self.unit) + 6.0 * self.unit) * sum)
                 + TINY * (1.0 + scale)
         });
-        let passed = self.per_value(|c, i, _, _| self.gamma[i].abs() * c.inv_std);
+        let passed = self.per_value(|c, i, _, _| self.gamma[i].abs() * c.stretch());
         let scaled = |(i, own): (usize, f64)| {
             let error = match self.dy_errors[i] {
                 error if self.keeps_dz => error + stored(self.element, self.dy[i].abs() + error),

@@ -33,6 +33,8 @@ pub struct Results {
     pub rest: Vec<f32>,
     pub inv_std: Vec<f32>,
     pub count: Vec<f32>,
+    pub r: Vec<f32>,
+    pub d: Vec<f32>,
     pub running_mean: Vec<f32>,
     pub running_var: Vec<f32>,
     pub batches: u32,
@@ -52,6 +54,8 @@ impl Results {
             "rest" => &self.rest,
             "inv_std" => &self.inv_std,
             "count" => &self.count,
+            "r" => &self.r,
+            "d" => &self.d,
             "running_mean" => &self.running_mean,
             "running_var" => &self.running_var,
             "dx" => &self.dx,
@@ -64,7 +68,7 @@ impl Results {
 
     /// What a forward has saved.
     pub fn saved(&self) -> Vec<f32> {
-        [&self.mean, &self.rest, &self.inv_std, &self.count]
+        [&self.mean, &self.rest, &self.inv_std, &self.count, &self.r, &self.d]
             .into_iter()
             .flatten()
             .copied()
@@ -79,6 +83,8 @@ impl Results {
             &self.rest,
             &self.inv_std,
             &self.count,
+            &self.r,
+            &self.d,
             &self.running_mean,
             &self.running_var,
             &self.dx,
@@ -209,8 +215,8 @@ fn collect(case: &Case, forward: &Contents, backward: &Contents) -> Results {
     let of = |contents: &Contents, slot| contents.get(&slot).map(|b| floats(b)).unwrap_or_default();
     let saved = of(forward, Slot::Saved);
     let plane = |i: usize| {
-        let c = saved.len() / 4;
-        saved[i * c..(i + 1) * c].to_vec()
+        let c = saved.len() / if case.config.renorm.is_some() { 6 } else { 4 };
+        saved.get(i * c..(i + 1) * c).unwrap_or_default().to_vec()
     };
     Results {
         y: of(forward, if in_place { Slot::X } else { Slot::Y }),
@@ -218,6 +224,8 @@ fn collect(case: &Case, forward: &Contents, backward: &Contents) -> Results {
         rest: plane(1),
         inv_std: plane(2),
         count: plane(3),
+        r: plane(4),
+        d: plane(5),
         running_mean: of(forward, Slot::RunningMean),
         running_var: of(forward, Slot::RunningVar),
         batches: forward.get(&Slot::Batches).map(|b| b[0]).unwrap_or_default(),

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Finalize, FrozenBackward,
     Geometry, Gradient, Gradients, Infer, Mask, Memory, NonFinite, Normalize, Operation, Plan,
-    Reduce, SingleValue, Statistics, Train, Update, Variant,
+    Reduce, Renorm, SingleValue, Statistics, Train, Update, Variant,
 };
 
 const MEMORY: [Memory; 3] = [Memory::Separate, Memory::InPlace, Memory::Arena];
@@ -40,6 +40,14 @@ pub fn all() -> Vec<Variant> {
                 for config in forward_configs() {
                     all.add::<Train>(geometry, &config, class);
                     all.add::<Finalize>(parts, &config, class);
+                }
+                for config in renorm_configs() {
+                    all.add::<Train>(geometry, &config, class);
+                    all.add::<Finalize>(parts, &config, class);
+                    all.add::<Normalize>(geometry, &config, class);
+                    all.add::<Backward>(geometry, &config, class);
+                    all.add::<Reduce>(geometry, &config, class);
+                    all.add::<Gradient>(geometry, &config, class);
                 }
                 for config in epilogue_configs() {
                     all.add::<Train>(geometry, &config, class);
@@ -122,6 +130,26 @@ fn epilogue_configs() -> Vec<Config> {
                     for gradients in [Gradients::ALL, no_z, only_z] {
                         configs.push(Config { gradients, ..base.clone() });
                     }
+                }
+            }
+        }
+    }
+    configs
+}
+
+/// Batch renormalization beside what else its code meets: activations, counts, accumulation.
+fn renorm_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    let renorm = Some(Renorm { rmax: 3.0, dmax: 5.0 });
+    for memory in MEMORY {
+        for activation in [Activation::None, Activation::Relu] {
+            for update in [Update::Rate(0.1), Update::Cumulative] {
+                for non_finite in [NonFinite::Propagate, NonFinite::Keep] {
+                    let accumulate = non_finite == NonFinite::Keep;
+                    let gradients = Gradients { accumulate, ..Gradients::ALL };
+                    let base = base(memory, 3);
+                    let base = Config { renorm, activation, update, non_finite, ..base };
+                    configs.push(Config { gradients, ..base });
                 }
             }
         }
