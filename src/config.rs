@@ -233,7 +233,8 @@ pub struct Renorm {
 /// let config = Config { update: Update::Cumulative, ..Config::pytorch() };
 /// ```
 ///
-/// All presets: f32, `γ` and `β`, no activation, no residual, no renormalization, separate buffers, all gradients,
+/// All presets: f32, `γ` and `β`, no activation, no residual, one group, no
+/// renormalization, separate buffers, all gradients,
 /// non-finite values propagate, and [`SingleValue::Error`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -257,6 +258,9 @@ pub struct Config {
     pub residual: bool,
     /// How a backward knows the activation's slope.
     pub mask: Mask,
+    /// Into how many groups group normalization parts the channels: 1 is layer normalization, as many
+    /// as channels is instance normalization. Batch normalization does not look at it.
+    pub groups: u64,
     /// Batch renormalization. Inference and its backward do not look at it.
     pub renorm: Option<Renorm>,
     /// How the tensors lie in memory.
@@ -278,6 +282,7 @@ impl Config {
             activation: Activation::None,
             residual: false,
             mask: Mask::Auto,
+            groups: 1,
             renorm: None,
             memory: Memory::Separate,
             gradients: Gradients::ALL,

@@ -116,6 +116,18 @@ impl Geometry {
         self.len() == 0
     }
 
+    /// The same memory with a channel for each of `groups` groups of channels of each position of
+    /// `outer`.
+    pub(crate) fn groups(&self, groups: u64) -> Self {
+        let inner = self.channels / groups * self.inner;
+        Self { outer: 1, channels: self.outer * groups, inner }
+    }
+
+    /// The same memory with a channel for each row.
+    pub(crate) fn rows(&self) -> Self {
+        Self { outer: 1, channels: self.outer * self.channels, inner: self.inner }
+    }
+
     /// The same memory with as few, as long rows as possible: a single channel is one row.
     pub(crate) fn coalesced(&self) -> Self {
         if self.channels == 1 {

@@ -17,7 +17,10 @@ use crate::config::{Affine, Config, ConfigError, Element, Gradients, Mask, Memor
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::kernels::{KernelOptions, Kernels, PrepareError, Scopes, unmapped};
 use crate::moments::{Moments, MomentsError};
-use crate::plan::{Backward, FrozenBackward, Infer, Plan, PlanError, Slot, Statistics, Train};
+use crate::plan::{
+    Backward, FrozenBackward, GroupNorm, GroupNormBackward, Infer, Plan, PlanError, Slot,
+    Statistics, Train,
+};
 
 /// A device with its queue and kernels.
 #[derive(Debug, Clone)]
@@ -413,6 +416,56 @@ impl Gpu {
         self.gradients(plan, &arrays.inputs(channels)?, input.x.shape()).await
     }
 
+    /// Group normalization with the config's [`groups`](Config::groups), as [`GroupNorm`] says: layer
+    /// normalization with 1, instance normalization with as many as channels. The saved statistics
+    /// are those of every group of every sample, `[outer·groups]` each.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, config or length, groups that do not part the channels, or a device
+    /// that fails.
+    pub async fn group_norm(
+        &self,
+        input: &Input<'_>,
+        config: &Config,
+    ) -> Result<TrainOutput, HostError> {
+        let (geometry, config) = input.prepare(config)?;
+        let plan = Plan::<GroupNorm>::new(geometry, &config, self.caps())?;
+        let groups = geometry.groups(config.groups).channels() as usize;
+        let arrays = input.arrays([]);
+        let inputs = arrays.inputs(geometry.channels() as usize)?;
+        let values = self.run(plan, &inputs, &[Slot::Y, Slot::Saved]).await?;
+        let mut values = values.into_iter();
+        let mut next = || values.next().unwrap_or_default();
+        let y = shaped(input.x.shape(), next())?;
+        Ok(TrainOutput { y, saved: SavedStatistics::from_values(next(), groups) })
+    }
+
+    /// Backward of [`group_norm`](Self::group_norm), with what it was given and what it saved.
+    /// Gradients as in [`backward`](Self::backward).
+    ///
+    /// # Errors
+    /// As [`group_norm`](Self::group_norm).
+    pub async fn group_norm_backward(
+        &self,
+        input: &Input<'_>,
+        dy: ArrayViewD<'_, f32>,
+        saved: &SavedStatistics,
+        config: &Config,
+    ) -> Result<BackwardOutput, HostError> {
+        let (geometry, config) = input.prepare(config)?;
+        check_shape(Slot::Dy, &dy, &input.x)?;
+        let plan = Plan::<GroupNormBackward>::new(geometry, &config, self.caps())?;
+        let groups = geometry.groups(config.groups).channels() as usize;
+        for values in saved.parts() {
+            check_length(Slot::Saved, values.len(), groups)?;
+        }
+        let saved = saved.to_values();
+        let arrays = input.arrays([(Slot::Dy, dy)]);
+        let mut inputs = arrays.inputs(geometry.channels() as usize)?;
+        inputs.push((Slot::Saved, Source::Floats(&saved)));
+        self.gradients(plan, &inputs, input.x.shape()).await
+    }
+
     /// The statistics of `x` alone, in one read. Several batches' [`Moments::merge`] exactly.
     ///
     /// # Errors
@@ -691,6 +744,12 @@ blocking! {
     frozen_backward_blocking(
         input: &Input<'_>, dy: ArrayViewD<'_, f32>, running: &RunningStatistics, config: &Config
     ) -> BackwardOutput = frozen_backward;
+    /// [`group_norm`](Self::group_norm), blocking.
+    group_norm_blocking(input: &Input<'_>, config: &Config) -> TrainOutput = group_norm;
+    /// [`group_norm_backward`](Self::group_norm_backward), blocking.
+    group_norm_backward_blocking(
+        input: &Input<'_>, dy: ArrayViewD<'_, f32>, saved: &SavedStatistics, config: &Config
+    ) -> BackwardOutput = group_norm_backward;
     /// [`statistics`](Self::statistics), blocking.
     statistics_blocking(x: ArrayViewD<'_, f32>, axis: ChannelAxis) -> Moments = statistics;
 }

@@ -23,7 +23,7 @@ mod private {
 
 /// An operation that can be planned: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`], and
 /// the parts of the first and third for a batch in shards: [`Statistics`], [`Finalize`],
-/// [`Normalize`], [`Reduce`] and [`Gradient`].
+/// [`Normalize`], [`Reduce`] and [`Gradient`]; and [`GroupNorm`] and [`GroupNormBackward`].
 pub trait Operation: private::Sealed + fmt::Debug + Clone + Copy + PartialEq + Send + Sync {
     /// Its name in labels: `batchnorm::NAME::…`.
     const NAME: &'static str;
@@ -106,6 +106,34 @@ operation! {
     Gradient, "gradient", gradient
 }
 
+operation! {
+    /// Group normalization (Wu and He, 2018): each position of `outer` is a sample, and each of its
+    /// [`groups`](crate::Config::groups) of C/groups channels is normalized by its own statistics:
+    /// `y = act((x−μ)·i·γ + β + z)` with `γ`, `β` of the channel, and `saved` for the backward. There
+    /// are no running statistics. One value in a group is under [`SingleValue`].
+    ///
+    /// One group is layer normalization over channels and `inner`, as many groups as channels is
+    /// instance normalization. The channels of a group must lie together: `[N, C, …]`,
+    /// channels-first. A channels-last `[N, …, C]` has a sample at every position, so that it is
+    /// normalized over channels alone, as `[N, T, C]` is in a transformer; its group normalization
+    /// over positions is not there.
+    GroupNorm, "group_norm", group_norm
+}
+operation! {
+    /// Backward of [`GroupNorm`]: with m values in a group and `S₁ = Σγ·dy`, `S₂ = Σγ·dy·(x−μ)` over it,
+    /// `dx = i·(γ·dy − S₁/m − (x−μ)·i²·S₂/m)`; over all samples, `dβ = Σdy` and `dγ = Σdy·(x−μ)·i`.
+    /// An activation's slope multiplies dy first; that is `dz`.
+    ///
+    /// The scratch holds sums of every row of a sample: where rows are short, as many bytes as a few
+    /// tensors. More samples than one workgroup can add up (131,072 on a software adapter, millions on
+    /// a GPU) are [`PlanError::Iterations`].
+    GroupNormBackward, "group_norm_backward", group_norm_backward
+}
+
+fn is_grouped<O: Operation>() -> bool {
+    O::NAME == GroupNorm::NAME || O::NAME == GroupNormBackward::NAME
+}
+
 /// A piece of the caller's memory, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -127,7 +155,7 @@ pub enum Slot {
     /// Gradient of the shift, `[C]`.
     Dbeta,
     /// `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of values. `[6, C]`
-    /// under [`Renorm`](crate::Renorm): also r and d.
+    /// under [`Renorm`](crate::Renorm): also r and d. In group normalization `[4, outer·groups]`.
     Saved,
     /// `[C]`.
     RunningMean,
@@ -276,6 +304,9 @@ pub enum Kernel {
     ColumnsReduce,
     /// Merges partial sums; writes `dgamma`, `dbeta` and what `dx` needs.
     FinalizeGradients,
+    /// Merges the sums of rows in group normalization: of a group, or of a channel into `dgamma` and
+    /// `dbeta`.
+    MergeRows,
     /// `dx` of training.
     RowsGradient,
     /// `dx` of training.
@@ -349,8 +380,18 @@ pub struct Params {
     pub rmax: f32,
     /// …and the largest |d|.
     pub dmax: f32,
+    /// Planes of the statistics hold so many: `C`, or `outer·groups` in group normalization…
+    pub group_count: u32,
+    /// …where so many neighbouring rows share them…
+    pub per_group: u32,
+    /// …and rows have the parameters of channel `row % parameter_count`.
+    pub parameter_count: u32,
     /// Padding to 16 bytes.
-    pub padding: [u32; 2],
+    pub padding_0: u32,
+    /// Padding to 16 bytes.
+    pub padding_1: u32,
+    /// Padding to 16 bytes.
+    pub padding_2: u32,
 }
 
 /// An [`Activation`] without its number, which is a uniform.
@@ -410,6 +451,8 @@ pub struct Variant {
     pub keep_non_finite: bool,
     /// Batch renormalization.
     pub renorm: bool,
+    /// Group normalization: rows share statistics and parameters.
+    pub grouped: bool,
 }
 
 impl Variant {
@@ -445,7 +488,7 @@ impl Stage {
         let partials = u64::from(p.chunk_count) * u64::from(p.per_chunk);
         match self.variant.kernel {
             Kernel::CountBatch => 0,
-            Kernel::FinalizeStatistics | Kernel::FinalizeGradients => {
+            Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::MergeRows => {
                 partials.div_ceil(u64::from(self.variant.group_size)) + tree
             }
             // Every lane looks for the first part that is not empty.
@@ -511,6 +554,10 @@ impl<O: Operation> Plan<O> {
         tuning: &Tuning,
     ) -> Result<Self, PlanError> {
         config.validate()?;
+        let (groups, channels) = (config.groups, geometry.channels());
+        if is_grouped::<O>() && (groups == 0 || !channels.is_multiple_of(groups)) {
+            return Err(PlanError::Groups { groups, channels });
+        }
         let size = tuning.workgroup_size;
         let max = caps.max_workgroup_size.min(MAX_WORKGROUP_SIZE);
         if !size.is_power_of_two() || size < 4 || size > max {
@@ -529,13 +576,14 @@ impl<O: Operation> Plan<O> {
         let mut builder = Builder::new(geometry, config, caps, tuning);
         O::stages(&mut builder);
         let Builder { stages, scratch, path, slope, .. } = builder;
-        let trains = O::NAME == Train::NAME || O::NAME == Backward::NAME;
+        let measured = if is_grouped::<O>() { geometry.groups(groups) } else { geometry };
+        let trains = O::NAME == Train::NAME || O::NAME == Backward::NAME || is_grouped::<O>();
         if trains
-            && geometry.values_per_channel() == 1
-            && geometry.channels() > 0
+            && measured.values_per_channel() == 1
+            && measured.channels() > 0
             && config.single_value == SingleValue::Error
         {
-            return Err(PlanError::SingleValue { geometry });
+            return Err(PlanError::SingleValue { geometry: measured });
         }
         let limit = caps.max_storage_buffers;
         if let Some(stage) = stages.iter().find(|s| s.variant.buffer_count() > limit) {
@@ -617,6 +665,9 @@ impl<O: Operation> Plan<O> {
             Slot::Scratch => self.scratch_size,
             Slot::Batches => 4,
             Slot::Mask => mask_size(&self.geometry),
+            Slot::Saved if is_grouped::<O>() => {
+                16 * self.geometry.groups(self.config.groups).channels()
+            }
             Slot::Saved => self.config.saved_planes() * channel_size,
             Slot::Moments => 4 * channel_size,
             Slot::Parts => self.geometry.values_per_channel() * 4 * channel_size,
@@ -718,6 +769,7 @@ impl Kernel {
             Self::RowsReduce => "rows_reduce",
             Self::ColumnsReduce => "columns_reduce",
             Self::FinalizeGradients => "finalize_gradients",
+            Self::MergeRows => "merge_rows",
             Self::RowsGradient => "rows_gradient",
             Self::ColumnsGradient => "columns_gradient",
             Self::RowsBackward => "rows_backward",
@@ -780,6 +832,8 @@ pub struct Builder<'a> {
     plane: u64,
     tensor_size: u64,
     empty: bool,
+    /// Rows share statistics and parameters.
+    grouped: bool,
     /// For [`Finalize`], whose geometry is `[P, C]`.
     part_count: u32,
     stages: Vec<Stage>,
@@ -807,6 +861,7 @@ impl<'a> Builder<'a> {
             plane: 0,
             tensor_size: geometry.len() * config.element.size(),
             empty: geometry.is_empty(),
+            grouped: false,
             part_count: geometry.values_per_channel().min(u64::from(u32::MAX)) as u32,
             stages: Vec::new(),
             scratch: 0,
@@ -817,6 +872,7 @@ impl<'a> Builder<'a> {
         };
         builder.params.activation = config.activation.parameter() as f32;
         builder.params.channel_count = geometry.channels().min(u64::from(u32::MAX)) as u32;
+        builder.params.group_count = builder.params.channel_count;
         builder.params.epsilon = config.epsilon as f32;
         builder.params.unbiased = u32::from(config.running_variance == RunningVariance::Unbiased);
         let (rate, keep) = match config.update {
@@ -968,9 +1024,10 @@ impl<'a> Builder<'a> {
     fn push(&mut self, kernel: Kernel, slots: Slots, workgroup_count: u64, bytes_moved: u64) {
         let config = self.config;
         let group_size = match kernel {
-            Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::MergeParts => {
-                self.group_size()
-            }
+            Kernel::FinalizeStatistics
+            | Kernel::FinalizeGradients
+            | Kernel::MergeParts
+            | Kernel::MergeRows => self.group_size(),
             _ => 1,
         };
         let params = Params { workgroup_count: workgroup_count as u32, ..self.params };
@@ -996,7 +1053,17 @@ impl<'a> Builder<'a> {
             keep_non_finite: updates && config.non_finite == NonFinite::Keep,
             renorm: config.renorm.is_some()
                 && slots.contains(Slot::Saved)
-                && kernel != Kernel::CountBatch,
+                && kernel != Kernel::CountBatch
+                && !self.grouped,
+            // These two merge before rows are grouped.
+            grouped: self.grouped
+                && !matches!(
+                    kernel,
+                    Kernel::RowsStatistics
+                        | Kernel::ColumnsStatistics
+                        | Kernel::FinalizeStatistics
+                        | Kernel::FinalizeGradients
+                ),
         };
         self.stages.push(Stage { variant, grid, params, bytes_moved });
     }
@@ -1282,6 +1349,84 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// The views of group normalization: a channel for each group of each sample, to measure; and one
+    /// for each row, to apply.
+    fn group(&mut self) -> [Geometry; 2] {
+        let (g, groups) = (self.geometry, self.config.groups);
+        let views = [g.groups(groups), g.rows()];
+        self.grouped = true;
+        self.params.group_count = views[0].channels() as u32;
+        self.params.per_group = (g.channels() / groups) as u32;
+        self.params.parameter_count = g.channels() as u32;
+        views
+    }
+
+    /// Lays out another view of the same memory.
+    fn look_at(&mut self, view: Geometry) {
+        self.geometry = view;
+        self.params.channel_count = view.channels() as u32;
+        // Columns have none.
+        self.params.row_stride = 0;
+        self.lay_out(false);
+    }
+
+    fn group_norm(&mut self) {
+        if self.empty {
+            return;
+        }
+        let [groups, rows] = self.group();
+        self.look_at(groups);
+        self.measure(Slots::of(&[Slot::Saved]));
+        self.look_at(rows);
+        self.apply();
+        self.path = "every group of a sample is measured as a channel, every row of it normalized";
+    }
+
+    fn group_norm_backward(&mut self) {
+        let wanted @ Wanted { dx, dz, dgamma, dbeta } = self.wanted();
+        if self.params.channel_count == 0 || !wanted.any() {
+            return;
+        }
+        let parameters = wanted.parameters();
+        if self.empty {
+            self.zero_gradients(parameters);
+            return;
+        }
+        let (samples, channels) = (self.geometry.outer(), self.geometry.channels());
+        let [groups, rows] = self.group();
+        self.look_at(rows);
+        self.sum(dx || dgamma, dz, Slots::default(), dx || dgamma || dbeta);
+        self.path = "sums of every row, merged into those of its group and of its channel";
+        let sums = Slots::of(&[Slot::Scratch]);
+        if parameters != Slots::default() {
+            let slots = sums.union(parameters).with(dgamma, Slot::Saved);
+            self.merge_rows(channels, [samples, 1], slots);
+        }
+        if dx {
+            self.scratch += 2 * groups.channels();
+            let slots = sums.with(self.config.affine.gamma, Slot::Gamma);
+            self.merge_rows(groups.channels(), [1, channels / self.config.groups], slots);
+            self.slope(dz, Slot::Scratch);
+        }
+    }
+
+    /// Merges the sums of rows into `results` sums; those of one lie in so many runs of neighbours.
+    fn merge_rows(&mut self, results: u64, [runs, neighbours]: [u64; 2], slots: Slots) {
+        let rows = self.params;
+        self.params = Params {
+            channel_count: results as u32,
+            chunk_count: runs as u32,
+            per_chunk: neighbours as u32,
+            run: neighbours as u32,
+            width: results as u32,
+            plane: rows.channel_count,
+            ..rows
+        };
+        let bytes = 8 * u64::from(rows.channel_count);
+        self.push(Kernel::MergeRows, slots, self.finalize_workgroups(), bytes);
+        self.params = rows;
+    }
+
     /// Two planes of partials, then the merged sums.
     fn gradient_scratch(&self) -> u64 {
         2 * (self.plane + u64::from(self.params.channel_count))
@@ -1398,6 +1543,13 @@ pub enum PlanError {
         /// The geometry.
         geometry: Geometry,
     },
+    /// Groups that do not part the channels evenly.
+    Groups {
+        /// The number of groups.
+        groups: u64,
+        /// The number of channels.
+        channels: u64,
+    },
     /// A slot larger than one storage binding of the device.
     TooLarge {
         /// The slot.
@@ -1453,6 +1605,9 @@ impl fmt::Display for PlanError {
                 geometry.channels(),
                 geometry.inner()
             ),
+            Self::Groups { groups, channels } => {
+                write!(f, "{channels} channels cannot be parted into {groups} groups of equal size")
+            }
             Self::TooLarge { slot, size, limit } => write!(
                 f,
                 "{slot} needs {size} bytes, more than the {limit} that the device can bind \

@@ -5,7 +5,9 @@ use std::fmt;
 
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD};
 
-use crate::config::{Activation, Config, ConfigError, NonFinite, Renorm, SingleValue, Update};
+use crate::config::{
+    Activation, Config, ConfigError, NonFinite, Renorm, RunningVariance, SingleValue, Update,
+};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::moments::Moments;
 
@@ -207,6 +209,102 @@ pub fn frozen_backward(
     let dx = view.map_indexed(|i, _, c| dy[i] * view.gamma(c) * inv_std[c]);
     let dz = view.map_indexed(|i, _, _| dy[i]);
     Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1, dz })
+}
+
+/// What a group normalization gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupForward {
+    /// Output, shaped as `x`.
+    pub y: ArrayD<f64>,
+    /// Mean of every group of every sample, `[outer·groups]`.
+    pub mean: Array1<f64>,
+    /// Its variance `[outer·groups]`, population.
+    pub var: Array1<f64>,
+    /// `1/√(var+ε)` `[outer·groups]`.
+    pub inv_std: Array1<f64>,
+}
+
+/// Group normalization: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the statistics of every group of
+/// [`groups`](Config::groups) of every position of `outer`.
+///
+/// # Errors
+/// [`ReferenceError`]: a bad shape, axis, config or length, groups that do not part the channels, one
+/// value per group where the config refuses it, or an activation in WGSL.
+pub fn group_norm(input: &Input<'_>, config: &Config) -> Result<GroupForward, ReferenceError> {
+    let view = View::new(input, config)?;
+    let Groups { size, mean, var, inv_std } = &Groups::new(&view, config)?;
+    let value = |i: usize, g: usize| {
+        let normal = (view.data[i] - mean[g]) * inv_std[g];
+        let c = view.channel(i);
+        view.function.value(normal * view.gamma(c) + view.beta(c) + view.z[i])
+    };
+    let y = view.map_indexed(|i, _, _| value(i, i / size));
+    Ok(GroupForward { y, mean: mean.clone(), var: var.clone(), inv_std: inv_std.clone() })
+}
+
+/// Backward of [`group_norm`].
+///
+/// # Errors
+/// As [`group_norm`].
+pub fn group_norm_backward(
+    input: &Input<'_>,
+    dy: ArrayViewD<'_, f64>,
+    config: &Config,
+) -> Result<InputGradients, ReferenceError> {
+    let view = View::new(input, config)?;
+    if dy.shape() != view.shape {
+        return Err(shapes_differ("dy", &input.x, &dy));
+    }
+    let Groups { size, mean, inv_std, .. } = &Groups::new(&view, config)?;
+    let normal = |i: usize| (view.data[i] - mean[i / size]) * inv_std[i / size];
+    let behind = |(i, &dy): (usize, &f64)| {
+        let c = view.channel(i);
+        view.function.back(dy, normal(i) * view.gamma(c) + view.beta(c) + view.z[i])
+    };
+    let dy: Vec<f64> = dy.iter().enumerate().map(behind).collect();
+    // Means over each group of γ·dy and of γ·dy·x̂.
+    let (mut m1, mut m2) = (Array1::<f64>::zeros(mean.len()), Array1::<f64>::zeros(mean.len()));
+    for (i, dy) in dy.iter().enumerate() {
+        let weighed = dy * view.gamma(view.channel(i)) / *size as f64;
+        m1[i / size] += weighed;
+        m2[i / size] += weighed * normal(i);
+    }
+    let dx = view.map_indexed(|i, _, c| {
+        let g = i / size;
+        inv_std[g] * (view.gamma(c) * dy[i] - m1[g] - normal(i) * m2[g])
+    });
+    let dz = view.map_indexed(|i, _, _| dy[i]);
+    let (dgamma, dbeta) = (view.sum(|i, _, _| dy[i] * normal(i)), view.sum(|i, _, _| dy[i]));
+    Ok(InputGradients { dx, dgamma, dbeta, dz })
+}
+
+/// The statistics of every group, which lies together.
+struct Groups {
+    /// Values in a group.
+    size: usize,
+    mean: Array1<f64>,
+    var: Array1<f64>,
+    inv_std: Array1<f64>,
+}
+
+impl Groups {
+    fn new(view: &View<'_, '_>, config: &Config) -> Result<Self, ReferenceError> {
+        let (groups, channels) = (config.groups, view.channels as u64);
+        if groups == 0 || channels % groups != 0 {
+            return Err(ReferenceError::Groups { groups, channels });
+        }
+        let size = view.channels / groups as usize * view.inner;
+        let count = view.data.len().checked_div(size).unwrap_or(0);
+        if size == 1 && count > 0 && config.single_value == SingleValue::Error {
+            return Err(ReferenceError::SingleValue);
+        }
+        let x = ArrayD::from_shape_vec(vec![1, count, size], view.data.clone())
+            .expect("bug: as many values as the groups have");
+        let m = statistics(x.view(), ChannelAxis::First)?;
+        let var = Array1::from(m.variance(RunningVariance::Population));
+        let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+        Ok(Self { size, mean: m.mean().to_vec().into(), var, inv_std })
+    }
 }
 
 /// The statistics of `x` alone.
@@ -465,7 +563,14 @@ pub enum ReferenceError {
     Renorm,
     /// An activation in WGSL, which only a device can compute.
     Activation,
-    /// One value per channel under [`SingleValue::Error`].
+    /// Groups that do not part the channels evenly.
+    Groups {
+        /// The number of groups.
+        groups: u64,
+        /// The number of channels.
+        channels: u64,
+    },
+    /// One value per channel or group under [`SingleValue::Error`].
     SingleValue,
 }
 
@@ -484,6 +589,9 @@ impl fmt::Display for ReferenceError {
                 f.write_str("batch renormalization needs the running statistics: renorm_backward")
             }
             Self::Activation => f.write_str("the oracle cannot compute an activation in WGSL"),
+            Self::Groups { groups, channels } => {
+                write!(f, "{channels} channels cannot be parted into {groups} groups of equal size")
+            }
             Self::SingleValue => f.write_str("training needs more than one value per channel"),
         }
     }

@@ -227,6 +227,17 @@ fn row(kernel: Kernel) -> Row {
                 (Slot::Scratch, Writes),
             ],
         ),
+        Kernel::MergeRows => row(
+            wgsl!("merge_rows"),
+            &[CENTER, SLOPE, TREE_SUMS, PARTIALS],
+            &[
+                (Slot::Gamma, Read),
+                (Slot::Dgamma, Writes),
+                (Slot::Dbeta, Writes),
+                (Slot::Saved, Read),
+                (Slot::Scratch, Writes),
+            ],
+        ),
         Kernel::RowsGradient => {
             row(wgsl!("rows_gradient"), &[CENTER, SLOPE, ROWS, ROWS_GRADIENT], GRADIENT)
         }
@@ -440,7 +451,7 @@ pub(crate) fn probe() -> String {
 }
 
 /// The overrides of a variant, by name.
-pub fn constants(variant: &Variant) -> [(&'static str, f64); 6] {
+pub fn constants(variant: &Variant) -> [(&'static str, f64); 7] {
     [
         ("LANES", f64::from(variant.workgroup_size)),
         ("GROUP", f64::from(variant.group_size)),
@@ -448,5 +459,6 @@ pub fn constants(variant: &Variant) -> [(&'static str, f64); 6] {
         ("CUMULATIVE", f64::from(u8::from(variant.cumulative))),
         ("KEEP_NON_FINITE", f64::from(u8::from(variant.keep_non_finite))),
         ("RENORM", f64::from(u8::from(variant.renorm))),
+        ("GROUPED", f64::from(u8::from(variant.grouped))),
     ]
 }

@@ -9,6 +9,7 @@ mod exact;
 mod faults;
 mod fold;
 mod golden;
+mod groups;
 mod host;
 mod hostile;
 mod misuse;

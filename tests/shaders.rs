@@ -13,7 +13,7 @@ use crate::common::variants;
 fn bindings_are_what_naga_finds() {
     let variants = variants::all();
     let kernels: BTreeSet<&str> = variants.iter().map(|v| v.kernel.name()).collect();
-    assert_eq!(kernels.len(), 18, "a kernel is never planned: {kernels:?}");
+    assert_eq!(kernels.len(), 19, "a kernel is never planned: {kernels:?}");
     for variant in &variants {
         let source = shader::source(variant);
         let module = wgsl::parse_str(&source)
@@ -85,7 +85,12 @@ fn params_twins_agree() {
         rmin,
         rmax,
         dmax,
-        padding,
+        group_count,
+        per_group,
+        parameter_count,
+        padding_0,
+        padding_1,
+        padding_2,
     ];
     let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();
     let (_, params) =

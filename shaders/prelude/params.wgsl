@@ -28,7 +28,12 @@ struct Params {
     rmin: f32,
     rmax: f32,
     dmax: f32,
-    padding: vec2<u32>,
+    group_count: u32,
+    per_group: u32,
+    parameter_count: u32,
+    padding_0: u32,
+    padding_1: u32,
+    padding_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -40,6 +45,7 @@ override ACCUMULATE: bool = false;
 override CUMULATIVE: bool = false;
 override KEEP_NON_FINITE: bool = false;
 override RENORM: bool = false;
+override GROUPED: bool = false;
 
 // A folded grid as one number.
 fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {

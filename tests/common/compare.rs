@@ -20,13 +20,19 @@
 //! - Behind a ReLU, a value within its own bound of the corner may be on either side of it: dy there
 //!   may be off by the whole step of the slope, and so may the sums.
 //!
+//! Group normalization is bounded in two views of the same memory: groups as channels, for the
+//! statistics and dx (whose dy is γ·dy); rows as channels, for y and the sums that dγ and dβ are added
+//! from.
+//!
 //! What is stored as halves is rounded once more: by half the spacing of the element, 2⁻¹¹ or 2⁻⁸ of
 //! the value. From half's overflow on, infinity is expected.
 //!
 //! Values below f32's normal range (2⁻¹²⁶) may be flushed to zero by a GPU, so every bound has at
 //! least that absolute size, scaled by what the value is multiplied with.
 
-use wgpu_batchnorm::{Activation, Config, Element, Geometry, Moments, Renorm, RunningVariance};
+use wgpu_batchnorm::{
+    Activation, ChannelAxis, Config, Element, Geometry, Gradients, Moments, Renorm, RunningVariance,
+};
 
 const TINY: f64 = f32::MIN_POSITIVE as f64;
 const LAMBDA: f64 = 4.0;
@@ -46,6 +52,8 @@ pub enum Arithmetic {
     /// The kernels on so many parts, merged. Each adds an update, the rounding of its mean's two
     /// halves, and of its distance from the shift.
     Sharded { parts: usize },
+    /// The kernels on rows, so many of which are merged into a group.
+    Grouped { rows: usize },
     /// Plain f64 loops: the oracle, and PyTorch in float64.
     Oracle,
 }
@@ -53,7 +61,7 @@ pub enum Arithmetic {
 impl Arithmetic {
     fn unit(self) -> f64 {
         match self {
-            Self::Kernel | Self::Sharded { .. } => 2f64.powi(-24),
+            Self::Kernel | Self::Sharded { .. } | Self::Grouped { .. } => 2f64.powi(-24),
             Self::Oracle => 2f64.powi(-53),
         }
     }
@@ -63,6 +71,8 @@ impl Arithmetic {
         match self {
             Self::Kernel => (16.0 + n / 4.0).sqrt(),
             Self::Sharded { parts } => (16.0 + n / 4.0 + 4.0 * parts as f64).sqrt(),
+            // Another tree.
+            Self::Grouped { rows } => (32.0 + n / 4.0 + rows as f64).sqrt(),
             Self::Oracle => n.sqrt(),
         }
     }
@@ -283,6 +293,8 @@ pub enum Center<'a> {
         mean: &'a [f32],
         var: &'a [f32],
     },
+    /// Those of groups, each of as many neighbouring channels.
+    Groups(&'a Bounds),
 }
 
 /// What an operation is given.
@@ -320,7 +332,9 @@ impl Bounds {
                     let mean = k + shifted;
                     let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
                     let reach = match arithmetic {
-                        Arithmetic::Kernel | Arithmetic::Sharded { .. } => {
+                        Arithmetic::Kernel
+                        | Arithmetic::Sharded { .. }
+                        | Arithmetic::Grouped { .. } => {
                             let largest = values().fold(f64::NEG_INFINITY, f64::max);
                             largest - values().fold(f64::INFINITY, f64::min)
                         }
@@ -332,6 +346,12 @@ impl Bounds {
                         2.0 * rounding * (variance + reach * variance.sqrt()) + mean_error.powi(2);
                     let split_error = unit * (reach + unit * (mean.abs() + reach));
                     (mean, variance, mean_error, split_error, variance_error)
+                }
+                Center::Groups(groups) => {
+                    let group = channel / (c / groups.channels.len());
+                    let (g, error) = (&groups.channels[group], groups.variance_errors[group]);
+                    let variance = g.inv_std.powi(-2) - config.epsilon;
+                    (g.mean, variance.max(0.0), g.mean_error, g.split_error, error)
                 }
                 Center::Running { mean, var } => {
                     let (mean, var) = (f64::from(mean[channel]), f64::from(var[channel]));
@@ -624,6 +644,65 @@ impl Bounds {
             error + stored(self.element, self.largest_dx(i) + error)
         };
         own.into_iter().enumerate().map(scaled).collect()
+    }
+}
+
+/// Bounds of a group normalization: of its groups as channels without parameters, whose dy is γ·dy;
+/// and of its rows as channels, whose statistics are those of their groups.
+pub struct GroupBounds {
+    pub groups: Bounds,
+    pub rows: Bounds,
+    channels: usize,
+}
+
+impl GroupBounds {
+    pub fn new(geometry: Geometry, given: Given<'_>, config: &Config) -> Self {
+        let [samples, channels, inner] =
+            [geometry.outer(), geometry.channels(), geometry.inner()].map(|d| d as usize);
+        let count = config.groups as usize;
+        let (per_group, rows) = (channels / count, samples * channels);
+        let view = |shape: [usize; 3]| Geometry::new(&shape, ChannelAxis::First).unwrap();
+        let plain = Config {
+            activation: Activation::None,
+            gradients: Gradients { z: false, ..config.gradients },
+            ..config.clone()
+        };
+        let bare = Given { gamma: None, beta: None, z: None, ..given };
+        let arithmetic = Arithmetic::Kernel;
+        let whole = view([1, samples * count, per_group * inner]);
+        let mut groups = Bounds::new(whole, bare, &plain, Center::Batch, arithmetic);
+        let all = |v: Option<&[f32]>| v.map(|v| v.repeat(samples));
+        let (gamma, beta) = (all(given.gamma), all(given.beta));
+        let given = Given { gamma: gamma.as_deref(), beta: beta.as_deref(), ..given };
+        let center = Center::Groups(&groups);
+        let rows = Bounds::new(view([1, rows, inner]), given, config, center, arithmetic);
+        for i in 0..rows.dy.len() {
+            let (gamma, dy, error) = (rows.gamma[i / inner], rows.dy[i], rows.dy_errors[i]);
+            let kept = if rows.keeps_dz { stored(rows.element, dy.abs() + error) } else { 0.0 };
+            groups.dy[i] = gamma * dy;
+            // The product rounds.
+            let rounding = rows.unit * (gamma * dy).abs();
+            groups.dy_errors[i] = gamma.abs() * (error + kept) + rounding;
+        }
+        groups.add_up(Arithmetic::Grouped { rows: per_group });
+        Self { groups, rows, channels }
+    }
+
+    pub fn dgamma(&self) -> Vec<f64> {
+        self.over_samples(self.rows.dgamma(), |c| c.s2.abs() * c.inv_std)
+    }
+
+    pub fn dbeta(&self) -> Vec<f64> {
+        self.over_samples(self.rows.dbeta(), |c| c.s1.abs())
+    }
+
+    /// A channel's rows, whose sums are added.
+    fn over_samples(&self, bounds: Vec<f64>, size: impl Fn(&Channel) -> f64) -> Vec<f64> {
+        let samples = self.rows.channels.len() / self.channels;
+        let additions = self.rows.unit * LAMBDA * (16.0 + samples as f64).sqrt();
+        let own = |row: usize| bounds[row] + additions * size(&self.rows.channels[row]);
+        let of = |c: usize| (0..samples).map(|n| own(n * self.channels + c)).sum();
+        (0..self.channels).map(of).collect()
     }
 }
 

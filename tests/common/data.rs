@@ -64,7 +64,7 @@ impl fmt::Display for Case {
         write!(
             f,
             "shape={:?} axis={:?} element={:?} eps={} update={:?} affine={:?} activation={:?} residual={} \
-             mask={:?} renorm={:?} memory={:?} gradients={:?}",
+             mask={:?} groups={} renorm={:?} memory={:?} gradients={:?}",
             self.shape,
             self.axis,
             c.element,
@@ -74,6 +74,7 @@ impl fmt::Display for Case {
             c.activation,
             c.residual,
             c.mask,
+            c.groups,
             c.renorm,
             c.memory,
             c.gradients

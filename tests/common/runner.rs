@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use half::{bf16, f16};
 use wgpu_batchnorm::{
-    Backward, Bind, Caps, ChannelAxis, Element, Finalize, FrozenBackward, Gpu, Gradient, Infer,
-    Kernels, Memory, Normalize, Operation, Plan, PlanError, Reduce, Slot, SlotBuffers, Statistics,
-    Train, wgpu,
+    Backward, Bind, Caps, ChannelAxis, Element, Finalize, FrozenBackward, Gpu, Gradient, GroupNorm,
+    GroupNormBackward, Infer, Kernels, Memory, Normalize, Operation, Plan, PlanError, Reduce, Slot,
+    SlotBuffers, Statistics, Train, wgpu,
 };
 
 use super::data::{Case, Data, shards};
@@ -115,6 +115,17 @@ pub fn train(gpu: &Gpu, case: &Case, data: &Data) -> Results {
         inputs.insert(slot, forward.get(&slot).cloned().unwrap_or_default());
     }
     let backward = run(gpu, gpu.kernels(), plan::<Backward>(gpu, case).unwrap(), &inputs);
+    collect(case, &forward, &backward)
+}
+
+/// Group normalization, then its backward on what it saved.
+pub fn grouped(gpu: &Gpu, case: &Case, data: &Data) -> Results {
+    let mut inputs = inputs(data);
+    let forward = run(gpu, gpu.kernels(), plan::<GroupNorm>(gpu, case).unwrap(), &inputs);
+    for slot in [Slot::Saved, Slot::Mask] {
+        inputs.insert(slot, forward.get(&slot).cloned().unwrap_or_default());
+    }
+    let backward = run(gpu, gpu.kernels(), plan::<GroupNormBackward>(gpu, case).unwrap(), &inputs);
     collect(case, &forward, &backward)
 }
 

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Finalize, FrozenBackward,
-    Geometry, Gradient, Gradients, Infer, Mask, Memory, NonFinite, Normalize, Operation, Plan,
-    Reduce, Renorm, SingleValue, Statistics, Train, Update, Variant,
+    Geometry, Gradient, Gradients, GroupNorm, GroupNormBackward, Infer, Mask, Memory, NonFinite,
+    Normalize, Operation, Plan, Reduce, Renorm, SingleValue, Statistics, Train, Update, Variant,
 };
 
 const MEMORY: [Memory; 3] = [Memory::Separate, Memory::InPlace, Memory::Arena];
@@ -48,6 +48,12 @@ pub fn all() -> Vec<Variant> {
                     all.add::<Backward>(geometry, &config, class);
                     all.add::<Reduce>(geometry, &config, class);
                     all.add::<Gradient>(geometry, &config, class);
+                }
+                // Sums of rows of more samples would not fit a binding.
+                let few = geometry.outer() <= 1_000;
+                for config in group_configs().into_iter().filter(|_| few) {
+                    all.add::<GroupNorm>(geometry, &config, class);
+                    all.add::<GroupNormBackward>(geometry, &config, class);
                 }
                 for config in epilogue_configs() {
                     all.add::<Train>(geometry, &config, class);
@@ -130,6 +136,29 @@ fn epilogue_configs() -> Vec<Config> {
                     for gradients in [Gradients::ALL, no_z, only_z] {
                         configs.push(Config { gradients, ..base.clone() });
                     }
+                }
+            }
+        }
+    }
+    configs
+}
+
+/// Group normalization by one group, which parts whatever channels there are, with what its own code
+/// meets.
+fn group_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    for memory in MEMORY {
+        for affine in 0..4 {
+            for activation in [Activation::None, Activation::Relu] {
+                for bits in 0..16 {
+                    let gradients = Gradients {
+                        x: bits & 1 > 0,
+                        gamma: bits & 2 > 0,
+                        beta: bits & 4 > 0,
+                        z: true,
+                        accumulate: bits & 8 > 0,
+                    };
+                    configs.push(Config { activation, gradients, ..base(memory, affine) });
                 }
             }
         }
