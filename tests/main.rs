@@ -8,6 +8,7 @@ mod epilogue;
 mod exact;
 mod faults;
 mod fold;
+mod ghost;
 mod golden;
 mod groups;
 mod host;
