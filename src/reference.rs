@@ -77,7 +77,7 @@ pub struct InputGradients {
 }
 
 /// Training forward: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the batch's own statistics; with
-/// [`Renorm`](crate::Renorm), `y = act(((x−μ)/√(σ²+ε)·r + d)·γ + β + z)`.
+/// [`Renorm`], `y = act(((x−μ)/√(σ²+ε)·r + d)·γ + β + z)`.
 ///
 /// # Errors
 /// [`ReferenceError`]: a bad shape, axis, config or length, one value per channel where the
