@@ -20,5 +20,9 @@ fn main(
     if lane == 0u {
         settle(range.channel, center, m);
     }
+    if RENORM {
+        // All lanes read the r and d that the first has saved.
+        storageBarrier();
+    }
     rows_normalize(range, lane, center);
 }

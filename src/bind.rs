@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::config::Memory;
 use crate::kernels::{Prepared, Scopes};
 use crate::plan::{
-    Backward, Finalize, FrozenBackward, Gradient, Infer, Normalize, Operation, Reduce, Slot,
-    Statistics, Train,
+    Backward, Finalize, FrozenBackward, Gradient, GroupNorm, GroupNormBackward, Infer, Normalize,
+    Operation, Reduce, Slot, Statistics, Train,
 };
 use crate::shader::{self, Access};
 
@@ -112,8 +112,8 @@ buffers! {
         z: Z,
         /// Written, one bit per value; given if the plan's slots have it.
         mask: Mask,
-        /// Written `[4, C]`: mean, its rounding remainder, inverse standard deviation, count. Lives
-        /// until the backward.
+        /// Written `[4, C]`: mean, its rounding remainder, inverse standard deviation, count; under
+        /// [`Renorm`](crate::Renorm) `[6, C]`, with r and d. Lives until the backward.
         saved: Saved,
         /// Updated `[C]`; given unless [`Update::None`](crate::Update::None).
         running_mean: RunningMean,
@@ -230,7 +230,8 @@ buffers! {
         /// when there is none.
         parts: Parts,
         /// Written `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of the
-        /// whole batch. Lives until the backward.
+        /// whole batch; under [`Renorm`](crate::Renorm) `[6, C]`, with r and d. Lives until the
+        /// backward.
         saved: Saved,
         /// Updated `[C]`; given unless [`Update::None`](crate::Update::None).
         running_mean: RunningMean,
@@ -252,7 +253,7 @@ buffers! {
         gamma: Gamma,
         /// Shift `[C]`; given if [`Affine::beta`](crate::Affine::beta).
         beta: Beta,
-        /// Read `[4, C]`: what [`Finalize`] or [`Train`] has saved.
+        /// Read: what [`Finalize`] or [`Train`] has saved.
         saved: Saved,
         /// Residual tensor; given if [`Config::residual`](crate::Config::residual).
         z: Z,
@@ -314,6 +315,59 @@ buffers! {
         dz: Dz,
         /// What [`Normalize`] wrote, where the plan's slots have it.
         mask: Mask,
+    }
+}
+
+buffers! {
+    /// Memory of a group normalization. Sizes: [`Plan::slots`](crate::Plan::slots).
+    GroupNormBuffers for GroupNorm {
+        /// Input tensor.
+        x: X,
+        /// Output tensor; not given in place.
+        y: Y,
+        /// Scale `[C]`; given if [`Affine::gamma`](crate::Affine::gamma).
+        gamma: Gamma,
+        /// Shift `[C]`; given if [`Affine::beta`](crate::Affine::beta).
+        beta: Beta,
+        /// Residual tensor; given if [`Config::residual`](crate::Config::residual).
+        z: Z,
+        /// Written, one bit per value; given if the plan's slots have it.
+        mask: Mask,
+        /// Written `[4, outer·groups]`: mean, its rounding remainder, inverse standard deviation,
+        /// count. Lives until the backward.
+        saved: Saved,
+        /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
+        scratch: Scratch,
+    }
+}
+
+buffers! {
+    /// Memory of the backward of a group normalization. Sizes: [`Plan::slots`](crate::Plan::slots).
+    GroupNormBackwardBuffers for GroupNormBackward {
+        /// The forward's input.
+        x: X,
+        /// Gradient of the output.
+        dy: Dy,
+        /// Gradient of the input; given if asked for and not in place.
+        dx: Dx,
+        /// Scale `[C]`; given if [`Affine::gamma`](crate::Affine::gamma).
+        gamma: Gamma,
+        /// Gradient `[C]`; given if asked for.
+        dgamma: Dgamma,
+        /// Gradient `[C]`; given if asked for.
+        dbeta: Dbeta,
+        /// What the forward saved.
+        saved: Saved,
+        /// Shift `[C]`; needed where the activation's slope is computed again.
+        beta: Beta,
+        /// The forward's residual; needed where the activation's slope is computed again.
+        z: Z,
+        /// Gradient of the residual; given if asked for.
+        dz: Dz,
+        /// What the forward wrote, where the plan's slots have it.
+        mask: Mask,
+        /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
+        scratch: Scratch,
     }
 }
 

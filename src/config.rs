@@ -210,6 +210,22 @@ impl Gradients {
     pub const ALL: Self = Self { x: true, gamma: true, beta: true, z: true, accumulate: false };
 }
 
+/// Batch renormalization (Ioffe, 2017): training normalizes by what inference will, up to two limits.
+/// With the running statistics before they move, `σ_run = √(running_var+ε)` and `σ = √(σ²+ε)`:
+///
+/// `r = clamp(σ/σ_run, 1/rmax, rmax)`, `d = clamp((μ−running_mean)/σ_run, −dmax, dmax)`,
+/// `y = act(((x−μ)/σ·r + d)·γ + β + z)`.
+///
+/// The backward takes r and d as constants. With `rmax = 1` and `dmax = 0` this is batch norm. Both
+/// limits are uniforms: to move them, as training goes on, compiles nothing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Renorm {
+    /// Finite and ≥ 1.
+    pub rmax: f64,
+    /// Finite and ≥ 0.
+    pub dmax: f64,
+}
+
 /// Everything a user chooses. Start from a preset and change fields:
 ///
 /// ```
@@ -217,7 +233,8 @@ impl Gradients {
 /// let config = Config { update: Update::Cumulative, ..Config::pytorch() };
 /// ```
 ///
-/// All presets: f32, `γ` and `β`, no activation, no residual, separate buffers, all gradients,
+/// All presets: f32, `γ` and `β`, no activation, no residual, one group, no
+/// renormalization, separate buffers, all gradients,
 /// non-finite values propagate, and [`SingleValue::Error`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -241,6 +258,11 @@ pub struct Config {
     pub residual: bool,
     /// How a backward knows the activation's slope.
     pub mask: Mask,
+    /// Into how many groups group normalization parts the channels: 1 is layer normalization, as many
+    /// as channels is instance normalization. Batch normalization does not look at it.
+    pub groups: u64,
+    /// Batch renormalization. Inference and its backward do not look at it.
+    pub renorm: Option<Renorm>,
     /// How the tensors lie in memory.
     pub memory: Memory,
     /// What backward operations produce.
@@ -260,6 +282,8 @@ impl Config {
             activation: Activation::None,
             residual: false,
             mask: Mask::Auto,
+            groups: 1,
+            renorm: None,
             memory: Memory::Separate,
             gradients: Gradients::ALL,
         }
@@ -307,6 +331,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         check_epsilon(self.epsilon)?;
         self.check_activation()?;
+        self.check_renorm()?;
         let (field, value) = match self.update {
             Update::Rate(rate) => ("update rate", rate),
             Update::Decay(decay) => ("update decay", decay),
@@ -331,6 +356,21 @@ impl Config {
             _ => return Ok(()),
         };
         if good { Ok(()) } else { Err(ConfigError::Activation { field, value }) }
+    }
+
+    fn check_renorm(&self) -> Result<(), ConfigError> {
+        let Some(Renorm { rmax, dmax }) = self.renorm else { return Ok(()) };
+        for (field, value, least) in [("rmax", rmax, 1.0), ("dmax", dmax, 0.0)] {
+            if !((value as f32).is_finite() && value >= least) {
+                return Err(ConfigError::Renorm { field, value, least });
+            }
+        }
+        if self.update == Update::None { Err(ConfigError::RenormWithoutUpdate) } else { Ok(()) }
+    }
+
+    /// Planes of `[C]` that a training forward saves.
+    pub(crate) fn saved_planes(&self) -> u64 {
+        if self.renorm.is_some() { 6 } else { 4 }
     }
 
     /// Whether a training or (`frozen`) an inference forward writes the mask that its backward
@@ -371,6 +411,19 @@ pub enum ConfigError {
         /// The value given.
         value: f64,
     },
+    /// A limit of batch renormalization must be finite, rmax at least 1, dmax at least 0.
+    Renorm {
+        /// Which limit.
+        field: &'static str,
+        /// The value given.
+        value: f64,
+        /// The least it may be.
+        least: f64,
+    },
+    /// Batch renormalization under [`Update::None`]: r and d come from the running statistics before
+    /// they move, so a second forward of the same batch would not repeat the first. That is
+    /// [`Normalize`](crate::Normalize), with what was saved.
+    RenormWithoutUpdate,
     /// A weight must lie in 0..=1.
     Weight {
         /// Which weight.
@@ -392,6 +445,13 @@ impl fmt::Display for ConfigError {
             Self::Activation { field, value } => {
                 write!(f, "the activation's {field} {value} must be finite and > 0")
             }
+            Self::Renorm { field, value, least } => {
+                write!(f, "renorm's {field} {value} must be finite and at least {least}")
+            }
+            Self::RenormWithoutUpdate => f.write_str(
+                "batch renormalization needs running statistics that move, not Update::None \
+                 (to repeat a forward, use Normalize with what was saved)",
+            ),
             Self::Weight { field, value } => {
                 write!(f, "{field} {value} must lie between 0 and 1")
             }
@@ -431,6 +491,21 @@ mod tests {
         }
         let activation = Activation::ClippedRelu { limit: 0.0 };
         assert!(Config { activation, ..Config::keras() }.validate().is_err());
+        for (rmax, dmax, good) in [
+            (1.0, 0.0, true),
+            (3.0, 5.0, true),
+            (0.999, 0.0, false),
+            (1.0, -1e-9, false),
+            (f64::NAN, 0.0, false),
+            (1.0, f64::NAN, false),
+            (f64::INFINITY, 0.0, false),
+            (1.0, 1e300, false),
+        ] {
+            let config = Config { renorm: Some(Renorm { rmax, dmax }), ..Config::keras() };
+            assert_eq!(config.validate().is_ok(), good, "{rmax} {dmax}");
+            let still = Config { update: Update::None, ..config };
+            assert!(still.validate().is_err(), "{rmax} {dmax}");
+        }
         for value in [f64::NAN, -0.1, 1.1, f64::INFINITY] {
             for update in [Update::Rate(value), Update::Decay(value)] {
                 assert!(Config { update, ..Config::keras() }.validate().is_err(), "{update:?}");

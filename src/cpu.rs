@@ -347,6 +347,7 @@ fn unsupported(config: &Config) -> Option<&'static str> {
         Config { memory: Memory::InPlace, .. } => Some("Memory::InPlace"),
         Config { element: Element::F16 | Element::Bf16, .. } => Some("an element but f32"),
         Config { residual: true, .. } => Some("a residual"),
+        Config { renorm: Some(_), .. } => Some("batch renormalization"),
         Config { activation: Activation::None, .. } => None,
         Config { .. } => Some("an activation"),
     }

@@ -164,6 +164,18 @@ impl Geometry {
             .collect()
     }
 
+    /// The same memory with a channel for each of `groups` groups of channels of each position of
+    /// `outer`.
+    pub(crate) fn groups(&self, groups: u64) -> Self {
+        let inner = self.channels / groups * self.inner;
+        Self { outer: 1, channels: self.outer * groups, inner }
+    }
+
+    /// The same memory with a channel for each row.
+    pub(crate) fn rows(&self) -> Self {
+        Self { outer: 1, channels: self.outer * self.channels, inner: self.inner }
+    }
+
     /// The same memory with as few, as long rows as possible: a single channel is one row.
     pub(crate) fn coalesced(&self) -> Self {
         if self.channels == 1 {
@@ -254,7 +266,7 @@ mod tests {
                     assert!(w.geometry.len() <= most);
                     let channels = w.first_channel..w.first_channel + w.geometry.channels;
                     channels.for_each(|c| parts[c as usize].push(w.part));
-                    assert!(g.inner % 4 > 0 || w.first % 4 == 0);
+                    assert!(!g.inner.is_multiple_of(4) || w.first.is_multiple_of(4));
                 }
                 assert_eq!(next, g.len());
                 let numbers: Vec<u64> = (0..parts[0].len() as u64).collect();

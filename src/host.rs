@@ -19,7 +19,10 @@ use crate::cpu::CpuError;
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::kernels::{KernelOptions, Kernels, PrepareError, Scopes, unmapped};
 use crate::moments::{Moments, MomentsError};
-use crate::plan::{Backward, FrozenBackward, Infer, Plan, PlanError, Slot, Statistics, Train};
+use crate::plan::{
+    Backward, FrozenBackward, GroupNorm, GroupNormBackward, Infer, Plan, PlanError, Slot,
+    Statistics, Train,
+};
 
 /// A device with its queue and kernels.
 #[derive(Debug, Clone)]
@@ -126,6 +129,18 @@ pub struct SavedStatistics {
     pub inv_std: Array1<f32>,
     /// How many values per channel there were.
     pub count: Array1<f32>,
+    /// Under [`Config::renorm`].
+    pub renorm: Option<SavedRenorm>,
+}
+
+/// The constants of batch renormalization, `[C]` each: normalized values were multiplied by r, and d
+/// was added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedRenorm {
+    /// `clamp(σ/σ_run, 1/rmax, rmax)`.
+    pub r: Array1<f32>,
+    /// `clamp((μ−running_mean)/σ_run, −dmax, dmax)`.
+    pub d: Array1<f32>,
 }
 
 /// What a training forward gives.
@@ -377,8 +392,11 @@ impl Gpu {
     ) -> Result<BackwardOutput, HostError> {
         let (geometry, config) = input.prepare(config)?;
         let channels = geometry.channels() as usize;
-        for values in [&saved.mean, &saved.rest, &saved.inv_std, &saved.count] {
+        for values in saved.parts() {
             check_length(Slot::Saved, values.len(), channels)?;
+        }
+        if saved.renorm.is_some() != config.renorm.is_some() {
+            return Err(HostError::Renorm { given: saved.renorm.is_some() });
         }
         check_shape(Slot::Dy, &dy, &input.x)?;
         let plan = Plan::<Backward>::new(geometry, &config, self.caps())?;
@@ -412,6 +430,56 @@ impl Gpu {
             (Slot::RunningVar, running.var.view().into_dyn()),
         ]);
         self.gradients(plan, &arrays.inputs(channels)?, input.x.shape()).await
+    }
+
+    /// Group normalization with the config's [`groups`](Config::groups), as [`GroupNorm`] says: layer
+    /// normalization with 1, instance normalization with as many as channels. The saved statistics
+    /// are those of every group of every sample, `[outer·groups]` each.
+    ///
+    /// # Errors
+    /// [`HostError`]: a bad shape, config or length, groups that do not part the channels, or a device
+    /// that fails.
+    pub async fn group_norm(
+        &self,
+        input: &Input<'_>,
+        config: &Config,
+    ) -> Result<TrainOutput, HostError> {
+        let (geometry, config) = input.prepare(config)?;
+        let plan = Plan::<GroupNorm>::new(geometry, &config, self.caps())?;
+        let groups = geometry.groups(config.groups).channels() as usize;
+        let arrays = input.arrays([]);
+        let inputs = arrays.inputs(geometry.channels() as usize)?;
+        let values = self.run(plan, &inputs, &[Slot::Y, Slot::Saved]).await?;
+        let mut values = values.into_iter();
+        let mut next = || values.next().unwrap_or_default();
+        let y = shaped(input.x.shape(), next())?;
+        Ok(TrainOutput { y, saved: SavedStatistics::from_values(next(), groups) })
+    }
+
+    /// Backward of [`group_norm`](Self::group_norm), with what it was given and what it saved.
+    /// Gradients as in [`backward`](Self::backward).
+    ///
+    /// # Errors
+    /// As [`group_norm`](Self::group_norm).
+    pub async fn group_norm_backward(
+        &self,
+        input: &Input<'_>,
+        dy: ArrayViewD<'_, f32>,
+        saved: &SavedStatistics,
+        config: &Config,
+    ) -> Result<BackwardOutput, HostError> {
+        let (geometry, config) = input.prepare(config)?;
+        check_shape(Slot::Dy, &dy, &input.x)?;
+        let plan = Plan::<GroupNormBackward>::new(geometry, &config, self.caps())?;
+        let groups = geometry.groups(config.groups).channels() as usize;
+        for values in saved.parts() {
+            check_length(Slot::Saved, values.len(), groups)?;
+        }
+        let saved = saved.to_values();
+        let arrays = input.arrays([(Slot::Dy, dy)]);
+        let mut inputs = arrays.inputs(geometry.channels() as usize)?;
+        inputs.push((Slot::Saved, Source::Floats(&saved)));
+        self.gradients(plan, &inputs, input.x.shape()).await
     }
 
     /// The statistics of `x` alone, in one read. Several batches' [`Moments::merge`] exactly.
@@ -707,6 +775,15 @@ pub(crate) use operations;
 
 operations!(blocking);
 
+blocking! {
+    /// [`group_norm`](Self::group_norm), blocking.
+    group_norm_blocking(input: &Input<'_>, config: &Config) -> TrainOutput = group_norm;
+    /// [`group_norm_backward`](Self::group_norm_backward), blocking.
+    group_norm_backward_blocking(
+        input: &Input<'_>, dy: ArrayViewD<'_, f32>, saved: &SavedStatistics, config: &Config
+    ) -> BackwardOutput = group_norm_backward;
+}
+
 impl Input<'_> {
     /// The geometry, and the config as the host form uses it.
     pub(crate) fn prepare(&self, config: &Config) -> Result<(Geometry, Config), HostError> {
@@ -798,12 +875,17 @@ pub(crate) fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
 impl SavedStatistics {
     pub(crate) fn from_values(values: Vec<f32>, channels: usize) -> Self {
         let part = |i: usize| Array1::from(values[i * channels..(i + 1) * channels].to_vec());
-        Self { mean: part(0), rest: part(1), inv_std: part(2), count: part(3) }
+        let renorm = (values.len() > 4 * channels).then(|| SavedRenorm { r: part(4), d: part(5) });
+        Self { mean: part(0), rest: part(1), inv_std: part(2), count: part(3), renorm }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Array1<f32>> {
+        let renorm = self.renorm.iter().flat_map(|SavedRenorm { r, d }| [r, d]);
+        [&self.mean, &self.rest, &self.inv_std, &self.count].into_iter().chain(renorm)
     }
 
     pub(crate) fn to_values(&self) -> Vec<f32> {
-        let parts = [&self.mean, &self.rest, &self.inv_std, &self.count];
-        parts.into_iter().flatten().copied().collect()
+        self.parts().flatten().copied().collect()
     }
 }
 
@@ -935,6 +1017,12 @@ pub enum HostError {
         /// Whether one was given.
         given: bool,
     },
+    /// Saved statistics with r and d for a config without batch renormalization, or without them for
+    /// one with it.
+    Renorm {
+        /// Whether r and d were given.
+        given: bool,
+    },
     /// A backward without the forward it belongs to.
     NoForward,
     /// The device cannot create memory, or is lost.
@@ -993,6 +1081,12 @@ impl fmt::Display for HostError {
             }
             Self::Residual { given: false } => {
                 f.write_str("the config has a residual, but z is missing")
+            }
+            Self::Renorm { given: true } => {
+                f.write_str("saved has r and d, but the config has no renorm")
+            }
+            Self::Renorm { given: false } => {
+                f.write_str("the config has a renorm, but saved has no r and d")
             }
             Self::NoForward => f.write_str("backward needs a training forward before it"),
             Self::Device { message } => write!(f, "the device failed or is lost: {message}"),

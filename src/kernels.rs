@@ -294,13 +294,19 @@ fn trusted(
     //   where its steps 0, step_count/2 and step_count − 1 begin; of a tensor in windows, the same
     //   holds of a window, which begins at `base` in what is bound;
     // - the mask is bound whole, and indexed below a 32nd of all values, rounded up;
-    // - per-channel slots are indexed below channel_count (saved and moments: 4·channel_count,
-    //   sums: 2·channel_count), and parts below chunk_count·4·channel_count;
+    // - per-channel slots are indexed below channel_count (moments: 4·channel_count, saved: as
+    //   many and 6·channel_count under RENORM, sums: 2·channel_count), and parts below
+    //   chunk_count·4·channel_count;
+    // - in group normalization, channels are rows: statistics are indexed below 4·group_count, as
+    //   row / per_group is below group_count, and parameters below parameter_count;
     // - the scratch is indexed below 2·plane, and below sums + sums_plane + channel_count in backward
     //   operations, which reserve it; what windows leave is indexed below partials + 2·plane (sums)
-    //   and partials + chunk_count·4·channel_count (parts).
+    //   and partials + chunk_count·4·channel_count (parts); in group normalization, by 2·group_count
+    //   more, of which `merge_rows` writes each, and the sums of rows before it are below
+    //   sums + 2·plane of its own.
     // Every loop advances by a constant ≥ 1 towards a bound, so it ends. Divisors are LANES, GROUP,
-    // row_loads, chunk_count, per_chunk, run and channel_count, which are ≥ 1 wherever a workgroup
+    // row_loads, chunk_count, per_chunk, run, channel_count and, where GROUPED, per_group and
+    // parameter_count, which are ≥ 1 wherever a workgroup
     // has work (an empty batch merges no partials and divides by none of them).
     unsafe {
         device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())

@@ -9,6 +9,7 @@
 //!   [`Statistics`].
 //! - A batch in shards (synchronised batch norm, micro-batches): [`Statistics`] of each, [`Finalize`],
 //!   [`Normalize`]; and back [`Reduce`] and [`Gradient`]. What travels between shards is yours.
+//! - Group, layer and instance normalization: [`GroupNorm`], [`GroupNormBackward`].
 //! - Exact statistics of many batches: [`Moments`].
 //! - Batch norm folded into the layer before it: [`fold`].
 //! - Devices: [`Caps`] and [`Tuning`] decide how work is cut.
@@ -50,18 +51,19 @@ mod tuning;
 pub use backend::{Backend, Cpu};
 pub use bind::{
     BackwardBuffers, Bind, BindError, Bound, FinalizeBuffers, FrozenBackwardBuffers,
-    GradientBuffers, InferBuffers, NormalizeBuffers, ReduceBuffers, SlotBuffers, SlotMemory,
-    StatisticsBuffers, TrainBuffers,
+    GradientBuffers, GroupNormBackwardBuffers, GroupNormBuffers, InferBuffers, NormalizeBuffers,
+    ReduceBuffers, SlotBuffers, SlotMemory, StatisticsBuffers, TrainBuffers,
 };
 pub use caps::{Caps, Class};
 pub use config::{
-    Activation, Affine, Config, ConfigError, Element, Gradients, Mask, Memory, NonFinite,
+    Activation, Affine, Config, ConfigError, Element, Gradients, Mask, Memory, NonFinite, Renorm,
     RunningVariance, SingleValue, Update,
 };
 pub use geometry::{ChannelAxis, Geometry, GeometryError};
 #[cfg(feature = "host")]
 pub use host::{
-    BackwardOutput, Gpu, HostError, Input, RunningStatistics, SavedStatistics, TrainOutput,
+    BackwardOutput, Gpu, HostError, Input, RunningStatistics, SavedRenorm, SavedStatistics,
+    TrainOutput,
 };
 #[cfg(feature = "safetensors")]
 pub use interchange::{InterchangeError, Names, StateTensor};
@@ -70,8 +72,9 @@ pub use kernels::{KernelOptions, Kernels, PrepareError, Prepared};
 pub use layer::{BatchNorm, LayerInput, LayerState};
 pub use moments::{Moments, MomentsError};
 pub use plan::{
-    Backward, Epilogue, Finalize, FrozenBackward, Gradient, Infer, Kernel, Normalize, Operation,
-    Params, Plan, PlanError, Reduce, Slot, Slots, Stage, Statistics, Train, Variant,
+    Backward, Epilogue, Finalize, FrozenBackward, Gradient, GroupNorm, GroupNormBackward, Infer,
+    Kernel, Normalize, Operation, Params, Plan, PlanError, Reduce, Slot, Slots, Stage, Statistics,
+    Train, Variant,
 };
 #[cfg(feature = "host")]
 pub use self_test::{Check, SelfTest};

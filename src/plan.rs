@@ -12,8 +12,8 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::caps::Caps;
 use crate::config::{
-    Activation, Config, ConfigError, Element, Memory, NonFinite, RunningVariance, SingleValue,
-    Update,
+    Activation, Config, ConfigError, Element, Memory, NonFinite, Renorm, RunningVariance,
+    SingleValue, Update,
 };
 use crate::geometry::{Geometry, Window};
 use crate::tuning::{MAX_ITERATIONS, Tuning};
@@ -24,7 +24,7 @@ mod private {
 
 /// An operation that can be planned: [`Train`], [`Infer`], [`Backward`], [`FrozenBackward`], and
 /// the parts of the first and third for a batch in shards: [`Statistics`], [`Finalize`],
-/// [`Normalize`], [`Reduce`] and [`Gradient`].
+/// [`Normalize`], [`Reduce`] and [`Gradient`]; and [`GroupNorm`] and [`GroupNormBackward`].
 pub trait Operation: private::Sealed + fmt::Debug + Clone + Copy + PartialEq + Send + Sync {
     /// Its name in labels: `batchnorm::NAME::…`.
     const NAME: &'static str;
@@ -49,7 +49,8 @@ macro_rules! operation {
 
 operation! {
     /// Training forward: batch statistics, `y = act((x−μ)·i·γ + β + z)` with `i = 1/√(σ²+ε)`, saved
-    /// statistics for the backward, running update. Activation and residual are the config's.
+    /// statistics for the backward, running update. Activation, residual and renormalization are the
+    /// config's.
     Train, "forward", train
 }
 operation! {
@@ -59,7 +60,7 @@ operation! {
 operation! {
     /// Backward of [`Train`]: with `S₁ = Σdy`, `S₂ = Σdy·(x−μ)`: `dβ = S₁`, `dγ = S₂·i`,
     /// `dx = γ·i·(dy − S₁/n − (x−μ)·i²·S₂/n)`. An activation's slope multiplies dy first; that is
-    /// `dz`.
+    /// `dz`. Under [`Renorm`](crate::Renorm), `dγ = S₂·i·r + S₁·d`, and dx is multiplied by r.
     Backward, "backward", backward
 }
 operation! {
@@ -106,6 +107,34 @@ operation! {
     Gradient, "gradient", gradient
 }
 
+operation! {
+    /// Group normalization (Wu and He, 2018): each position of `outer` is a sample, and each of its
+    /// [`groups`](crate::Config::groups) of C/groups channels is normalized by its own statistics:
+    /// `y = act((x−μ)·i·γ + β + z)` with `γ`, `β` of the channel, and `saved` for the backward. There
+    /// are no running statistics. One value in a group is under [`SingleValue`].
+    ///
+    /// One group is layer normalization over channels and `inner`, as many groups as channels is
+    /// instance normalization. The channels of a group must lie together: `[N, C, …]`,
+    /// channels-first. A channels-last `[N, …, C]` has a sample at every position, so that it is
+    /// normalized over channels alone, as `[N, T, C]` is in a transformer; its group normalization
+    /// over positions is not there.
+    GroupNorm, "group_norm", group_norm
+}
+operation! {
+    /// Backward of [`GroupNorm`]: with m values in a group and `S₁ = Σγ·dy`, `S₂ = Σγ·dy·(x−μ)` over it,
+    /// `dx = i·(γ·dy − S₁/m − (x−μ)·i²·S₂/m)`; over all samples, `dβ = Σdy` and `dγ = Σdy·(x−μ)·i`.
+    /// An activation's slope multiplies dy first; that is `dz`.
+    ///
+    /// The scratch holds sums of every row of a sample: where rows are short, as many bytes as a few
+    /// tensors. More samples than one workgroup can add up (131,072 on a software adapter, millions on
+    /// a GPU) are [`PlanError::Iterations`].
+    GroupNormBackward, "group_norm_backward", group_norm_backward
+}
+
+fn is_grouped<O: Operation>() -> bool {
+    O::NAME == GroupNorm::NAME || O::NAME == GroupNormBackward::NAME
+}
+
 /// A piece of the caller's memory, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -126,7 +155,8 @@ pub enum Slot {
     Dgamma,
     /// Gradient of the shift, `[C]`.
     Dbeta,
-    /// `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of values.
+    /// `[4, C]`: mean, its rounding remainder, inverse standard deviation, count of values. `[6, C]`
+    /// under [`Renorm`](crate::Renorm): also r and d. In group normalization `[4, outer·groups]`.
     Saved,
     /// `[C]`.
     RunningMean,
@@ -295,6 +325,9 @@ pub enum Kernel {
     ColumnsReduce,
     /// Merges partial sums; writes `dgamma`, `dbeta` and what `dx` needs.
     FinalizeGradients,
+    /// Merges the sums of rows in group normalization: of a group, or of a channel into `dgamma` and
+    /// `dbeta`.
+    MergeRows,
     /// `dx` of training.
     RowsGradient,
     /// `dx` of training.
@@ -374,12 +407,20 @@ pub struct Params {
     pub partials: u32,
     /// Floats in one plane of merged sums.
     pub sums_plane: u32,
+    /// Batch renormalization: the least r…
+    pub rmin: f32,
+    /// …the largest r…
+    pub rmax: f32,
+    /// …and the largest |d|.
+    pub dmax: f32,
+    /// Planes of the statistics hold so many: `C`, or `outer·groups` in group normalization…
+    pub group_count: u32,
+    /// …where so many neighbouring rows share them…
+    pub per_group: u32,
+    /// …and rows have the parameters of channel `row % parameter_count`.
+    pub parameter_count: u32,
     /// Padding to 16 bytes.
     pub padding: u32,
-    #[doc(hidden)]
-    pub padding_1: u32,
-    #[doc(hidden)]
-    pub padding_2: u32,
 }
 
 /// An [`Activation`] without its number, which is a uniform.
@@ -437,6 +478,10 @@ pub struct Variant {
     pub cumulative: bool,
     /// Leave running statistics alone when the batch's are not finite.
     pub keep_non_finite: bool,
+    /// Batch renormalization.
+    pub renorm: bool,
+    /// Group normalization: rows share statistics and parameters.
+    pub grouped: bool,
 }
 
 impl Variant {
@@ -475,7 +520,7 @@ impl Stage {
         let partials = u64::from(p.chunk_count) * u64::from(p.per_chunk);
         match self.variant.kernel {
             Kernel::CountBatch => 0,
-            Kernel::FinalizeStatistics | Kernel::FinalizeGradients => {
+            Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::MergeRows => {
                 partials.div_ceil(u64::from(self.variant.group_size)) + tree
             }
             // Every lane looks for the first part that is not empty.
@@ -541,6 +586,10 @@ impl<O: Operation> Plan<O> {
         tuning: &Tuning,
     ) -> Result<Self, PlanError> {
         config.validate()?;
+        let (groups, channels) = (config.groups, geometry.channels());
+        if is_grouped::<O>() && (groups == 0 || !channels.is_multiple_of(groups)) {
+            return Err(PlanError::Groups { groups, channels });
+        }
         let size = tuning.workgroup_size;
         let max = caps.max_workgroup_size.min(MAX_WORKGROUP_SIZE);
         if !size.is_power_of_two() || size < 4 || size > max {
@@ -562,15 +611,21 @@ impl<O: Operation> Plan<O> {
             return Err(PlanError::TooLarge { slot: Slot::X, size, limit });
         }
         let mut builder = Builder::new(geometry, config, caps, tuning);
+        if is_grouped::<O>() && !builder.is_whole() {
+            // Its views have no windows.
+            let (size, limit) = (geometry.len() * config.element.size(), limit.min(MAX_WINDOW));
+            return Err(PlanError::TooLarge { slot: Slot::X, size, limit });
+        }
         O::stages(&mut builder);
         let Builder { stages, scratch, path, slope, .. } = builder;
-        let trains = O::NAME == Train::NAME || O::NAME == Backward::NAME;
+        let measured = if is_grouped::<O>() { geometry.groups(groups) } else { geometry };
+        let trains = O::NAME == Train::NAME || O::NAME == Backward::NAME || is_grouped::<O>();
         if trains
-            && geometry.values_per_channel() == 1
-            && geometry.channels() > 0
+            && measured.values_per_channel() == 1
+            && measured.channels() > 0
             && config.single_value == SingleValue::Error
         {
-            return Err(PlanError::SingleValue { geometry });
+            return Err(PlanError::SingleValue { geometry: measured });
         }
         let limit = caps.max_storage_buffers;
         if let Some(stage) = stages.iter().find(|s| s.variant.buffer_count() > limit) {
@@ -652,7 +707,11 @@ impl<O: Operation> Plan<O> {
             Slot::Scratch => self.scratch_size,
             Slot::Batches => 4,
             Slot::Mask => mask_size(&self.geometry),
-            Slot::Saved | Slot::Moments => 4 * channel_size,
+            Slot::Saved if is_grouped::<O>() => {
+                16 * self.geometry.groups(self.config.groups).channels()
+            }
+            Slot::Saved => self.config.saved_planes() * channel_size,
+            Slot::Moments => 4 * channel_size,
             Slot::Parts => self.geometry.values_per_channel() * 4 * channel_size,
             Slot::Sums => 2 * channel_size,
             slot if slot.is_tensor() => {
@@ -773,6 +832,7 @@ impl Kernel {
             Self::RowsReduce => "rows_reduce",
             Self::ColumnsReduce => "columns_reduce",
             Self::FinalizeGradients => "finalize_gradients",
+            Self::MergeRows => "merge_rows",
             Self::RowsGradient => "rows_gradient",
             Self::ColumnsGradient => "columns_gradient",
             Self::RowsBackward => "rows_backward",
@@ -833,6 +893,7 @@ pub struct Builder<'a> {
     /// Floats in one plane of partials.
     plane: u64,
     /// Of the tensor in pieces that can be bound, and the one that stages are made for.
+    geometry: Geometry,
     windows: Vec<Window>,
     window: Window,
     alignment: u64,
@@ -841,6 +902,8 @@ pub struct Builder<'a> {
     /// Of the window.
     tensor_size: u64,
     empty: bool,
+    /// Rows share statistics and parameters.
+    grouped: bool,
     /// For [`Finalize`], whose geometry is `[P, C]`.
     part_count: u32,
     stages: Vec<Stage>,
@@ -859,6 +922,7 @@ impl<'a> Builder<'a> {
         let most = if fits { u64::MAX } else { window_limit(config.element, caps) };
         let windows = geometry.coalesced().windows(most);
         let mut builder = Self {
+            geometry,
             config,
             tuning,
             max_per_dimension: caps.max_workgroups_per_dimension.max(1),
@@ -874,6 +938,7 @@ impl<'a> Builder<'a> {
             merged: 0,
             tensor_size: 0,
             empty: geometry.is_empty(),
+            grouped: false,
             part_count: geometry.values_per_channel().min(u64::from(u32::MAX)) as u32,
             stages: Vec::new(),
             scratch: 0,
@@ -883,6 +948,7 @@ impl<'a> Builder<'a> {
         };
         builder.params.activation = config.activation.parameter() as f32;
         builder.params.channel_count = geometry.channels().min(u64::from(u32::MAX)) as u32;
+        builder.params.group_count = builder.params.channel_count;
         builder.params.epsilon = config.epsilon as f32;
         builder.params.unbiased = u32::from(config.running_variance == RunningVariance::Unbiased);
         let (rate, keep) = match config.update {
@@ -894,6 +960,11 @@ impl<'a> Builder<'a> {
         builder.params.keep = keep as f32;
         builder.params.channels_here = builder.params.channel_count;
         builder.params.sums_plane = builder.params.channel_count;
+        if let Some(Renorm { rmax, dmax }) = config.renorm {
+            builder.params.rmin = (1.0 / rmax) as f32;
+            builder.params.rmax = rmax as f32;
+            builder.params.dmax = dmax as f32;
+        }
         if !builder.empty {
             builder.open(builder.window, builder.windows.len() == 1);
             builder.path = builder.layout_path();
@@ -1104,9 +1175,10 @@ impl<'a> Builder<'a> {
     fn push(&mut self, kernel: Kernel, slots: Slots, workgroup_count: u64, bytes_moved: u64) {
         let config = self.config;
         let group_size = match kernel {
-            Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::MergeParts => {
-                self.group_size()
-            }
+            Kernel::FinalizeStatistics
+            | Kernel::FinalizeGradients
+            | Kernel::MergeParts
+            | Kernel::MergeRows => self.group_size(),
             _ => 1,
         };
         let params = Params { workgroup_count: workgroup_count as u32, ..self.params };
@@ -1130,6 +1202,19 @@ impl<'a> Builder<'a> {
                 && (slots.contains(Slot::Dgamma) || slots.contains(Slot::Dbeta)),
             cumulative: slots.contains(Slot::Batches),
             keep_non_finite: updates && config.non_finite == NonFinite::Keep,
+            renorm: config.renorm.is_some()
+                && slots.contains(Slot::Saved)
+                && kernel != Kernel::CountBatch
+                && !self.grouped,
+            // These two merge before rows are grouped.
+            grouped: self.grouped
+                && !matches!(
+                    kernel,
+                    Kernel::RowsStatistics
+                        | Kernel::ColumnsStatistics
+                        | Kernel::FinalizeStatistics
+                        | Kernel::FinalizeGradients
+                ),
         };
         let window = match self.is_whole() || !slots.iter().any(|slot| slot.is_tensor()) {
             true => None,
@@ -1492,6 +1577,84 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// The views of group normalization: a channel for each group of each sample, to measure; and one
+    /// for each row, to apply.
+    fn group(&mut self) -> [Geometry; 2] {
+        let (g, groups) = (self.geometry, self.config.groups);
+        let views = [g.groups(groups), g.rows()];
+        self.grouped = true;
+        self.params.group_count = views[0].channels() as u32;
+        self.params.per_group = (g.channels() / groups) as u32;
+        self.params.parameter_count = g.channels() as u32;
+        views
+    }
+
+    /// Lays out another view of the same memory, which is in one piece.
+    fn look_at(&mut self, view: Geometry) {
+        self.params.channel_count = view.channels() as u32;
+        // Columns have none.
+        self.params.row_stride = 0;
+        self.open(Window { geometry: view.coalesced(), ..self.window }, false);
+    }
+
+    fn group_norm(&mut self) {
+        if self.empty {
+            return;
+        }
+        let [groups, rows] = self.group();
+        self.look_at(groups);
+        self.measure(Slots::of(&[Slot::Saved]));
+        self.look_at(rows);
+        self.apply();
+        self.path = "every group of a sample is measured as a channel, every row of it normalized";
+    }
+
+    fn group_norm_backward(&mut self) {
+        let wanted @ Wanted { dx, dz, dgamma, dbeta } = self.wanted();
+        if self.params.channel_count == 0 || !wanted.any() {
+            return;
+        }
+        let parameters = wanted.parameters();
+        if self.empty {
+            self.zero_gradients(parameters);
+            return;
+        }
+        let (samples, channels) = (self.geometry.outer(), self.geometry.channels());
+        let [groups, rows] = self.group();
+        self.look_at(rows);
+        self.sum(dx || dgamma, dz, Slots::default(), dx || dgamma || dbeta);
+        self.path = "sums of every row, merged into those of its group and of its channel";
+        let sums = Slots::of(&[Slot::Scratch]);
+        if parameters != Slots::default() {
+            let slots = sums.union(parameters).with(dgamma, Slot::Saved);
+            self.merge_rows(channels, [samples, 1], slots);
+        }
+        if dx {
+            self.scratch += 2 * groups.channels();
+            let slots = sums.with(self.config.affine.gamma, Slot::Gamma);
+            self.merge_rows(groups.channels(), [1, channels / self.config.groups], slots);
+            self.slope(dz, Slot::Scratch);
+        }
+    }
+
+    /// Merges the sums of rows into `results` sums; those of one lie in so many runs of neighbours.
+    fn merge_rows(&mut self, results: u64, [runs, neighbours]: [u64; 2], slots: Slots) {
+        let rows = self.params;
+        self.params = Params {
+            channel_count: results as u32,
+            channels_here: results as u32,
+            chunk_count: runs as u32,
+            per_chunk: neighbours as u32,
+            run: neighbours as u32,
+            width: results as u32,
+            plane: rows.channel_count,
+            ..rows
+        };
+        let bytes = 8 * u64::from(rows.channel_count);
+        self.push(Kernel::MergeRows, slots, self.finalize_workgroups(), bytes);
+        self.params = rows;
+    }
+
     fn frozen_backward(&mut self) {
         let wanted @ Wanted { dx, dz, dgamma, .. } = self.wanted();
         if self.params.channel_count == 0 || !wanted.any() {
@@ -1627,6 +1790,13 @@ pub enum PlanError {
         /// The geometry.
         geometry: Geometry,
     },
+    /// Groups that do not part the channels evenly.
+    Groups {
+        /// The number of groups.
+        groups: u64,
+        /// The number of channels.
+        channels: u64,
+    },
     /// A slot larger than one storage binding of the device.
     TooLarge {
         /// The slot.
@@ -1682,6 +1852,9 @@ impl fmt::Display for PlanError {
                 geometry.channels(),
                 geometry.inner()
             ),
+            Self::Groups { groups, channels } => {
+                write!(f, "{channels} channels cannot be parted into {groups} groups of equal size")
+            }
             Self::TooLarge { slot, size, limit } => write!(
                 f,
                 "{slot} needs {size} bytes, more than the {limit} that the device can bind \

@@ -5,7 +5,9 @@ use std::fmt;
 
 use ndarray::{Array1, ArrayD, ArrayView1, ArrayViewD};
 
-use crate::config::{Activation, Config, ConfigError, NonFinite, SingleValue, Update};
+use crate::config::{
+    Activation, Config, ConfigError, NonFinite, Renorm, RunningVariance, SingleValue, Update,
+};
 use crate::geometry::{ChannelAxis, Geometry, GeometryError};
 use crate::moments::Moments;
 
@@ -53,6 +55,10 @@ pub struct Forward {
     pub var: Array1<f64>,
     /// `1/√(var+ε)` `[C]`.
     pub inv_std: Array1<f64>,
+    /// Batch renormalization's factor `[C]`; 1 without it.
+    pub r: Array1<f64>,
+    /// Batch renormalization's shift `[C]`; 0 without it.
+    pub d: Array1<f64>,
     /// The running statistics after the update.
     pub running: Running,
 }
@@ -70,7 +76,8 @@ pub struct InputGradients {
     pub dz: ArrayD<f64>,
 }
 
-/// Training forward: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the batch's own statistics.
+/// Training forward: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the batch's own statistics; with
+/// [`Renorm`], `y = act(((x−μ)/√(σ²+ε)·r + d)·γ + β + z)`.
 ///
 /// # Errors
 /// [`ReferenceError`]: a bad shape, axis, config or length, one value per channel where the
@@ -86,6 +93,8 @@ pub fn train(
     view.check_single_value(config)?;
     let (mean, var) = view.moments();
     let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+    let (r, d) = view.renorm(&mean, &var, running, config);
+    let view = view.renormalized(r, d);
     let y = view.map_indexed(|i, _, _| view.function.value(view.before(i, &mean, &inv_std)));
     let mut running = running.clone();
     if view.count > 0 && config.update != Update::None {
@@ -105,7 +114,8 @@ pub fn train(
             }
         }
     }
-    Ok(Forward { y, mean, var, inv_std, running })
+    let View { r, d, .. } = view;
+    Ok(Forward { y, mean, var, inv_std, r, d, running })
 }
 
 /// Inference: `y = act((x−running_mean)/√(running_var+ε)·γ + β + z)`.
@@ -126,15 +136,48 @@ pub fn infer(
 /// Backward of [`train`], through the statistics of `input.x`.
 ///
 /// # Errors
-/// [`ReferenceError`]: a bad shape, axis, config or length, or an activation in WGSL.
+/// [`ReferenceError`]: a bad shape, axis, config or length, an activation in WGSL, or a config with
+/// batch renormalization, which is [`renorm_backward`].
 pub fn backward(
     input: &Input<'_>,
     dy: ArrayViewD<'_, f64>,
     config: &Config,
 ) -> Result<InputGradients, ReferenceError> {
-    let view = View::new(input, config)?;
+    match config.renorm {
+        Some(_) => Err(ReferenceError::Renorm),
+        None => train_backward(input, dy, None, config),
+    }
+}
+
+/// Backward of [`train`] with batch renormalization, whose r and d are constants: of `running` as it
+/// was before the forward. Without it, that of [`backward`].
+///
+/// # Errors
+/// [`ReferenceError`]: a bad shape, axis, config or length, or an activation in WGSL.
+pub fn renorm_backward(
+    input: &Input<'_>,
+    dy: ArrayViewD<'_, f64>,
+    running: &Running,
+    config: &Config,
+) -> Result<InputGradients, ReferenceError> {
+    train_backward(input, dy, Some(running), config)
+}
+
+fn train_backward(
+    input: &Input<'_>,
+    dy: ArrayViewD<'_, f64>,
+    running: Option<&Running>,
+    config: &Config,
+) -> Result<InputGradients, ReferenceError> {
+    let mut view = View::new(input, config)?;
     view.check_single_value(config)?;
     let (mean, var) = view.moments();
+    if let Some(running) = running {
+        check_length("running_mean", running.mean.len(), view.channels)?;
+        check_length("running_var", running.var.len(), view.channels)?;
+        let (r, d) = view.renorm(&mean, &var, running, config);
+        view = view.renormalized(r, d);
+    }
     let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
     let dy = view.behind(dy, &mean, &inv_std)?;
     let (s1, s2) = view.sums(&dy, &mean);
@@ -142,10 +185,11 @@ pub fn backward(
     let dx = view.map_indexed(|i, x, c| {
         let center = x - mean[c];
         let slope = center * inv_std[c] * inv_std[c] * s2[c] / n;
-        view.gamma(c) * inv_std[c] * (dy[i] - s1[c] / n - slope)
+        view.gamma(c) * inv_std[c] * view.r[c] * (dy[i] - s1[c] / n - slope)
     });
     let dz = view.map_indexed(|i, _, _| dy[i]);
-    Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1, dz })
+    let dgamma = s2 * inv_std * &view.r + &s1 * &view.d;
+    Ok(InputGradients { dx, dgamma, dbeta: s1, dz })
 }
 
 /// Backward of [`infer`]: the statistics are constants.
@@ -165,6 +209,102 @@ pub fn frozen_backward(
     let dx = view.map_indexed(|i, _, c| dy[i] * view.gamma(c) * inv_std[c]);
     let dz = view.map_indexed(|i, _, _| dy[i]);
     Ok(InputGradients { dx, dgamma: s2 * inv_std, dbeta: s1, dz })
+}
+
+/// What a group normalization gives.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupForward {
+    /// Output, shaped as `x`.
+    pub y: ArrayD<f64>,
+    /// Mean of every group of every sample, `[outer·groups]`.
+    pub mean: Array1<f64>,
+    /// Its variance `[outer·groups]`, population.
+    pub var: Array1<f64>,
+    /// `1/√(var+ε)` `[outer·groups]`.
+    pub inv_std: Array1<f64>,
+}
+
+/// Group normalization: `y = act((x−μ)/√(σ²+ε)·γ + β + z)` with the statistics of every group of
+/// [`groups`](Config::groups) of every position of `outer`.
+///
+/// # Errors
+/// [`ReferenceError`]: a bad shape, axis, config or length, groups that do not part the channels, one
+/// value per group where the config refuses it, or an activation in WGSL.
+pub fn group_norm(input: &Input<'_>, config: &Config) -> Result<GroupForward, ReferenceError> {
+    let view = View::new(input, config)?;
+    let Groups { size, mean, var, inv_std } = &Groups::new(&view, config)?;
+    let value = |i: usize, g: usize| {
+        let normal = (view.data[i] - mean[g]) * inv_std[g];
+        let c = view.channel(i);
+        view.function.value(normal * view.gamma(c) + view.beta(c) + view.z[i])
+    };
+    let y = view.map_indexed(|i, _, _| value(i, i / size));
+    Ok(GroupForward { y, mean: mean.clone(), var: var.clone(), inv_std: inv_std.clone() })
+}
+
+/// Backward of [`group_norm`].
+///
+/// # Errors
+/// As [`group_norm`].
+pub fn group_norm_backward(
+    input: &Input<'_>,
+    dy: ArrayViewD<'_, f64>,
+    config: &Config,
+) -> Result<InputGradients, ReferenceError> {
+    let view = View::new(input, config)?;
+    if dy.shape() != view.shape {
+        return Err(shapes_differ("dy", &input.x, &dy));
+    }
+    let Groups { size, mean, inv_std, .. } = &Groups::new(&view, config)?;
+    let normal = |i: usize| (view.data[i] - mean[i / size]) * inv_std[i / size];
+    let behind = |(i, &dy): (usize, &f64)| {
+        let c = view.channel(i);
+        view.function.back(dy, normal(i) * view.gamma(c) + view.beta(c) + view.z[i])
+    };
+    let dy: Vec<f64> = dy.iter().enumerate().map(behind).collect();
+    // Means over each group of γ·dy and of γ·dy·x̂.
+    let (mut m1, mut m2) = (Array1::<f64>::zeros(mean.len()), Array1::<f64>::zeros(mean.len()));
+    for (i, dy) in dy.iter().enumerate() {
+        let weighed = dy * view.gamma(view.channel(i)) / *size as f64;
+        m1[i / size] += weighed;
+        m2[i / size] += weighed * normal(i);
+    }
+    let dx = view.map_indexed(|i, _, c| {
+        let g = i / size;
+        inv_std[g] * (view.gamma(c) * dy[i] - m1[g] - normal(i) * m2[g])
+    });
+    let dz = view.map_indexed(|i, _, _| dy[i]);
+    let (dgamma, dbeta) = (view.sum(|i, _, _| dy[i] * normal(i)), view.sum(|i, _, _| dy[i]));
+    Ok(InputGradients { dx, dgamma, dbeta, dz })
+}
+
+/// The statistics of every group, which lies together.
+struct Groups {
+    /// Values in a group.
+    size: usize,
+    mean: Array1<f64>,
+    var: Array1<f64>,
+    inv_std: Array1<f64>,
+}
+
+impl Groups {
+    fn new(view: &View<'_, '_>, config: &Config) -> Result<Self, ReferenceError> {
+        let (groups, channels) = (config.groups, view.channels as u64);
+        if groups == 0 || channels % groups != 0 {
+            return Err(ReferenceError::Groups { groups, channels });
+        }
+        let size = view.channels / groups as usize * view.inner;
+        let count = view.data.len().checked_div(size).unwrap_or(0);
+        if size == 1 && count > 0 && config.single_value == SingleValue::Error {
+            return Err(ReferenceError::SingleValue);
+        }
+        let x = ArrayD::from_shape_vec(vec![1, count, size], view.data.clone())
+            .expect("bug: as many values as the groups have");
+        let m = statistics(x.view(), ChannelAxis::First)?;
+        let var = Array1::from(m.variance(RunningVariance::Population));
+        let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+        Ok(Self { size, mean: m.mean().to_vec().into(), var, inv_std })
+    }
 }
 
 /// The statistics of `x` alone.
@@ -190,6 +330,10 @@ struct View<'v, 'a> {
     inner: usize,
     /// Values per channel.
     count: usize,
+    /// Normalized values are multiplied by this…
+    r: Array1<f64>,
+    /// …and this is added.
+    d: Array1<f64>,
     input: &'v Input<'a>,
 }
 
@@ -216,6 +360,8 @@ impl<'v, 'a> View<'v, 'a> {
             channels,
             inner: geometry.inner() as usize,
             count: geometry.values_per_channel() as usize,
+            r: Array1::ones(channels),
+            d: Array1::zeros(channels),
             input,
         })
     }
@@ -223,6 +369,29 @@ impl<'v, 'a> View<'v, 'a> {
     fn check_single_value(&self, config: &Config) -> Result<(), ReferenceError> {
         let refused = self.count == 1 && config.single_value == SingleValue::Error;
         if refused && self.channels > 0 { Err(ReferenceError::SingleValue) } else { Ok(()) }
+    }
+
+    /// r and d of batch renormalization; 1 and 0 without it.
+    fn renorm(
+        &self,
+        mean: &Array1<f64>,
+        var: &Array1<f64>,
+        running: &Running,
+        config: &Config,
+    ) -> (Array1<f64>, Array1<f64>) {
+        let one = |c: usize| {
+            let Some(Renorm { rmax, dmax }) = config.renorm else { return (1.0, 0.0) };
+            let running_std = (running.var[c] + config.epsilon).sqrt();
+            let r = (var[c] + config.epsilon).sqrt() / running_std;
+            let d = (mean[c] - running.mean[c]) / running_std;
+            (r.clamp(1.0 / rmax, rmax), d.clamp(-dmax, dmax))
+        };
+        let (r, d): (Vec<f64>, Vec<f64>) = (0..self.channels).map(one).unzip();
+        (r.into(), d.into())
+    }
+
+    fn renormalized(self, r: Array1<f64>, d: Array1<f64>) -> Self {
+        Self { r, d, ..self }
     }
 
     fn channel(&self, i: usize) -> usize {
@@ -240,7 +409,8 @@ impl<'v, 'a> View<'v, 'a> {
     /// What the activation takes.
     fn before(&self, i: usize, mean: &Array1<f64>, inv_std: &Array1<f64>) -> f64 {
         let c = self.channel(i);
-        (self.data[i] - mean[c]) * inv_std[c] * self.gamma(c) + self.beta(c) + self.z[i]
+        let normal = (self.data[i] - mean[c]) * inv_std[c] * self.r[c] + self.d[c];
+        normal * self.gamma(c) + self.beta(c) + self.z[i]
     }
 
     /// dy behind the activation.
@@ -389,9 +559,18 @@ pub enum ReferenceError {
         /// Its shape.
         found: Vec<usize>,
     },
+    /// A backward with batch renormalization but without the running statistics.
+    Renorm,
     /// An activation in WGSL, which only a device can compute.
     Activation,
-    /// One value per channel under [`SingleValue::Error`].
+    /// Groups that do not part the channels evenly.
+    Groups {
+        /// The number of groups.
+        groups: u64,
+        /// The number of channels.
+        channels: u64,
+    },
+    /// One value per channel or group under [`SingleValue::Error`].
     SingleValue,
 }
 
@@ -406,7 +585,13 @@ impl fmt::Display for ReferenceError {
             Self::Shape { name, x, found } => {
                 write!(f, "{name} is shaped {found:?}, x is shaped {x:?}")
             }
+            Self::Renorm => {
+                f.write_str("batch renormalization needs the running statistics: renorm_backward")
+            }
             Self::Activation => f.write_str("the oracle cannot compute an activation in WGSL"),
+            Self::Groups { groups, channels } => {
+                write!(f, "{channels} channels cannot be parted into {groups} groups of equal size")
+            }
             Self::SingleValue => f.write_str("training needs more than one value per channel"),
         }
     }

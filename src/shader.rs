@@ -229,6 +229,17 @@ fn row(kernel: Kernel) -> Row {
                 (Slot::Scratch, Writes),
             ],
         ),
+        Kernel::MergeRows => row(
+            wgsl!("merge_rows"),
+            &[CENTER, SLOPE, TREE_SUMS, PARTIALS],
+            &[
+                (Slot::Gamma, Read),
+                (Slot::Dgamma, Writes),
+                (Slot::Dbeta, Writes),
+                (Slot::Saved, Read),
+                (Slot::Scratch, Writes),
+            ],
+        ),
         Kernel::RowsGradient => {
             row(wgsl!("rows_gradient"), &[CENTER, SLOPE, ROWS, ROWS_GRADIENT], GRADIENT)
         }
@@ -456,12 +467,14 @@ pub(crate) fn convert(element: Element) -> String {
 }
 
 /// The overrides of a variant, by name.
-pub fn constants(variant: &Variant) -> [(&'static str, f64); 5] {
+pub fn constants(variant: &Variant) -> [(&'static str, f64); 7] {
     [
         ("LANES", f64::from(variant.workgroup_size)),
         ("GROUP", f64::from(variant.group_size)),
         ("ACCUMULATE", f64::from(u8::from(variant.accumulate))),
         ("CUMULATIVE", f64::from(u8::from(variant.cumulative))),
         ("KEEP_NON_FINITE", f64::from(u8::from(variant.keep_non_finite))),
+        ("RENORM", f64::from(u8::from(variant.renorm))),
+        ("GROUPED", f64::from(u8::from(variant.grouped))),
     ]
 }

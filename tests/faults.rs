@@ -75,6 +75,7 @@ impl World {
             rest: Array1::zeros(C),
             inv_std: Array1::ones(C),
             count: Array1::from_elem(C, 200.0),
+            renorm: None,
         };
         let running = RunningStatistics::new(C);
         Self { gpu: gpu.clone(), x, config, running, saved, layer }

@@ -9,10 +9,11 @@ use wgpu_batchnorm::fold::{FoldError, Layer, Norm, WeightLayout, fold};
 use wgpu_batchnorm::{
     Activation, Affine, Backward, BackwardBuffers, BatchNorm, BindError, Caps, ChannelAxis, Config,
     ConfigError, Element, Finalize, FinalizeBuffers, FrozenBackward, FrozenBackwardBuffers,
-    Geometry, GeometryError, Gpu, Gradient, GradientBuffers, Gradients, HostError, Infer,
-    InferBuffers, Input, Kernel, Kernels, LayerState, MAX_ITERATIONS, Mask, Memory, Moments,
-    MomentsError, Normalize, NormalizeBuffers, Operation, Plan, PlanError, PrepareError, Prepared,
-    Reduce, ReduceBuffers, RunningStatistics, RunningVariance, SavedStatistics, SingleValue, Slot,
+    Geometry, GeometryError, Gpu, Gradient, GradientBuffers, Gradients, GroupNorm,
+    GroupNormBackward, GroupNormBackwardBuffers, GroupNormBuffers, HostError, Infer, InferBuffers,
+    Input, Kernel, Kernels, LayerState, MAX_ITERATIONS, Mask, Memory, Moments, MomentsError,
+    Normalize, NormalizeBuffers, Operation, Plan, PlanError, PrepareError, Prepared, Reduce,
+    ReduceBuffers, Renorm, RunningStatistics, RunningVariance, SavedStatistics, SingleValue, Slot,
     SlotMemory, Statistics, StatisticsBuffers, Train, TrainBuffers, Tuning, Update, wgpu,
 };
 
@@ -408,6 +409,72 @@ fn every_operation_checks_every_slot() {
     prepare(&Config { memory: Memory::Arena, ..config.clone() }).bind(&together).unwrap();
 }
 
+/// Group normalization checks every slot too, and its saved statistics are those of every group.
+#[test]
+fn memory_of_groups_is_checked() {
+    let bench = Bench::new();
+    let b = Buffers::new(&bench);
+    let g = geometry();
+    let config = Config { groups: 1, ..Config::keras() };
+    let saved_size = 16 * g.outer();
+    let caps = bench.kernels.caps();
+    let (saved, small) = (bench.buffer(saved_size), bench.buffer(saved_size - 16));
+    let plan = Plan::<GroupNorm>::new(g, &config, caps).unwrap();
+    let scratch = bench.buffer(plan.scratch_size());
+    let forward = bench.kernels.prepare(plan).unwrap();
+    let good = GroupNormBuffers {
+        x: (&b.x).into(),
+        y: (&b.y).into(),
+        gamma: (&b.gamma).into(),
+        beta: (&b.beta).into(),
+        saved: (&saved).into(),
+        scratch: (&scratch).into(),
+        ..Default::default()
+    };
+    forward.bind(&good).unwrap();
+    let error =
+        forward.bind(&GroupNormBuffers { saved: (&small).into(), ..good.clone() }).unwrap_err();
+    let (required, available) = (saved_size, saved_size - 16);
+    assert_eq!(error, BindError::TooSmall { slot: Slot::Saved, required, available });
+    let none = SlotMemory::default;
+    let missing = |result: Result<wgpu_batchnorm::Bound, BindError>, expected| match result {
+        Err(BindError::Missing { slot, .. }) => assert_eq!(slot, expected),
+        other => panic!("{other:?}"),
+    };
+    missing(forward.bind(&GroupNormBuffers { x: none(), ..good.clone() }), Slot::X);
+    missing(forward.bind(&GroupNormBuffers { scratch: none(), ..good.clone() }), Slot::Scratch);
+    let unused = forward.bind(&GroupNormBuffers { z: (&b.x).into(), ..good }).unwrap_err();
+    assert!(matches!(unused, BindError::Unused { slot: Slot::Z, .. }));
+
+    let plan = Plan::<GroupNormBackward>::new(g, &config, caps).unwrap();
+    let scratch = bench.buffer(plan.scratch_size());
+    let backward = bench.kernels.prepare(plan).unwrap();
+    let (dx, dgamma, dbeta) =
+        (bench.buffer(TENSOR), bench.buffer(CHANNELS), bench.buffer(CHANNELS));
+    let good = GroupNormBackwardBuffers {
+        x: (&b.x).into(),
+        dy: (&b.y).into(),
+        dx: (&dx).into(),
+        gamma: (&b.gamma).into(),
+        dgamma: (&dgamma).into(),
+        dbeta: (&dbeta).into(),
+        saved: (&saved).into(),
+        scratch: (&scratch).into(),
+        ..Default::default()
+    };
+    backward.bind(&good).unwrap();
+    missing(
+        backward.bind(&GroupNormBackwardBuffers { saved: none(), ..good.clone() }),
+        Slot::Saved,
+    );
+    missing(
+        backward.bind(&GroupNormBackwardBuffers { dbeta: none(), ..good.clone() }),
+        Slot::Dbeta,
+    );
+    let overlap = GroupNormBackwardBuffers { dx: (&b.y).into(), ..good };
+    assert!(matches!(backward.bind(&overlap), Err(BindError::Overlap { .. })));
+}
+
 /// The operations of a batch in shards check every slot too.
 #[test]
 fn memory_of_shards_is_checked() {
@@ -671,6 +738,15 @@ fn numbers_that_cannot_be_used() {
     let leaky = |slope| activation(Activation::LeakyRelu { slope });
     let clipped = |limit| activation(Activation::ClippedRelu { limit });
     let number = |field, value| PlanError::Config(ConfigError::Activation { field, value });
+    let renorm =
+        |rmax, dmax| plan(Config { renorm: Some(Renorm { rmax, dmax }), ..Config::keras() });
+    let limit =
+        |field, value, least| PlanError::Config(ConfigError::Renorm { field, value, least });
+    let still = Config {
+        renorm: Some(Renorm { rmax: 3.0, dmax: 5.0 }),
+        update: Update::None,
+        ..Config::keras()
+    };
     let (rate, decay) = ("update rate", "update decay");
     let (nan, infinity) = (f64::NAN, f64::INFINITY);
     check(vec![
@@ -712,6 +788,21 @@ fn numbers_that_cannot_be_used() {
         mistake("limit negative", clipped(-6.0), number("limit", -6.0), &["limit -6", "> 0"]),
         mistake("limit zero in f32", clipped(1e-60), number("limit", 1e-60), &["limit", "> 0"]),
         mistake("limit infinite", clipped(infinity), number("limit", infinity), &["limit inf"]),
+        mistake("rmax below 1", renorm(0.5, 0.0), limit("rmax", 0.5, 1.0), &["rmax", "0.5", "1"]),
+        mistake("rmax NaN", renorm(nan, 0.0), limit("rmax", nan, 1.0), &["rmax", "NaN"]),
+        mistake("dmax negative", renorm(1.0, -2.0), limit("dmax", -2.0, 0.0), &["dmax", "-2"]),
+        mistake(
+            "dmax infinite",
+            renorm(1.0, infinity),
+            limit("dmax", infinity, 0.0),
+            &["dmax", "inf"],
+        ),
+        mistake(
+            "renorm without an update",
+            plan(still),
+            PlanError::Config(ConfigError::RenormWithoutUpdate),
+            &["Update::None", "Normalize"],
+        ),
     ]);
     assert_eq!(bench.kernels.pipeline_count(), 0);
 }
@@ -1313,7 +1404,7 @@ fn arrays_that_do_not_fit() {
     let variance = |value| HostError::RunningVariance { channel: 1, value };
     let saved = |lengths: [usize; 4]| {
         let [mean, rest, inv_std, count] = lengths.map(Array1::ones);
-        let saved = SavedStatistics { mean, rest, inv_std, count };
+        let saved = SavedStatistics { mean, rest, inv_std, count, renorm: None };
         gpu.backward_blocking(&Input::new(x.view(), axis), x.view(), &saved, &config)
     };
     let fine = SavedStatistics {
@@ -1321,6 +1412,7 @@ fn arrays_that_do_not_fit() {
         rest: three.clone(),
         inv_std: three.clone(),
         count: three.clone(),
+        renorm: None,
     };
     let at = |axis| Input::new(x.view(), axis);
     let gamma = Input { gamma: Some(two.view()), ..at(axis) };

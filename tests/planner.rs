@@ -2,9 +2,9 @@
 
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, ConfigError, Element, Finalize,
-    FrozenBackward, Geometry, Gradient, Gradients, Infer, Kernel, MAX_ITERATIONS, Memory,
-    Normalize, Operation, Plan, PlanError, Reduce, SingleValue, Slot, Stage, Statistics, Train,
-    Tuning, Update,
+    FrozenBackward, Geometry, Gradient, Gradients, GroupNorm, GroupNormBackward, Infer, Kernel,
+    MAX_ITERATIONS, Memory, Normalize, Operation, Plan, PlanError, Reduce, SingleValue, Slot,
+    Stage, Statistics, Train, Tuning, Update,
 };
 
 use crate::common::data::Random;
@@ -18,6 +18,11 @@ fn examine<O: Operation>(geometry: Geometry, caps: &Caps) {
     let plan = match Plan::<O>::new(geometry, &config, caps) {
         Ok(plan) => plan,
         Err(PlanError::TooLarge { size, limit, .. }) => return assert!(size > limit),
+        // More rows than the lanes of a workgroup can add up, which it says.
+        Err(PlanError::Iterations { kernel: Kernel::MergeRows, iterations, max }) => {
+            let rows = geometry.outer().max(geometry.channels());
+            return assert!(rows > 8 * 16_000 && iterations > u64::from(max), "{geometry:?}");
+        }
         Err(error) => panic!("{geometry:?}: {error}"),
     };
     let max = caps.max_workgroups_per_dimension;
@@ -56,6 +61,8 @@ fn iterations_and_grids_are_bounded_for_any_geometry() {
             examine::<Normalize>(geometry, &caps(class));
             examine::<Reduce>(geometry, &caps(class));
             examine::<Gradient>(geometry, &caps(class));
+            examine::<GroupNorm>(geometry, &caps(class));
+            examine::<GroupNormBackward>(geometry, &caps(class));
         }
     }
 }
@@ -385,7 +392,7 @@ fn loops(stage: &Stage) -> u64 {
     let tree = |lanes: u64| u64::from(lanes.ilog2());
     match stage.variant.kernel {
         Kernel::CountBatch => 0,
-        Kernel::FinalizeStatistics | Kernel::FinalizeGradients => {
+        Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::MergeRows => {
             let group = u64::from(stage.variant.group_size);
             let partials = u64::from(p.chunk_count) * u64::from(p.per_chunk);
             partials.div_ceil(group) + tree(group)

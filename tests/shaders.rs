@@ -13,7 +13,7 @@ use crate::common::variants;
 fn bindings_are_what_naga_finds() {
     let variants = variants::all();
     let kernels: BTreeSet<&str> = variants.iter().map(|v| v.kernel.name()).collect();
-    assert_eq!(kernels.len(), 18, "a kernel is never planned: {kernels:?}");
+    assert_eq!(kernels.len(), 19, "a kernel is never planned: {kernels:?}");
     for variant in &variants {
         let source = shader::source(variant);
         let module = wgsl::parse_str(&source)
@@ -83,14 +83,18 @@ fn params_twins_agree() {
         zero,
         activation,
         base,
-        mask_base,
-        first_channel,
         channels_here,
-        partials,
-        sums_plane,
+        dmax,
+        first_channel,
+        group_count,
+        mask_base,
         padding,
-        padding_1,
-        padding_2,
+        parameter_count,
+        partials,
+        per_group,
+        rmax,
+        rmin,
+        sums_plane,
     ];
     let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();
     let (_, params) =

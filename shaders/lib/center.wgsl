@@ -9,11 +9,29 @@ struct Center {
     inv_std: f32,
 }
 
+// Whose statistics a channel has: its own. In group normalization a channel is a row, one channel of
+// one sample, and has those of its group…
+fn group_of(channel: u32) -> u32 {
+    if GROUPED {
+        return channel / params.per_group;
+    }
+    return channel;
+}
+
+// …and the parameters of the same channel of all samples.
+fn parameter_of(channel: u32) -> u32 {
+    if GROUPED {
+        return channel % params.parameter_count;
+    }
+    return channel;
+}
+
 // From the batch's saved statistics where they are bound, else from the running statistics.
 fn center_of(channel: u32) -> Center {
     if HAS_SAVED {
-        let c = params.channel_count;
-        return Center(load_saved(channel), load_saved(c + channel), load_saved(2u * c + channel));
+        let c = params.group_count;
+        let group = group_of(channel);
+        return Center(load_saved(group), load_saved(c + group), load_saved(2u * c + group));
     }
     let variance = load_running_var(channel);
     return Center(load_running_mean(channel), 0.0, 1.0 / sqrt(variance + params.epsilon));
@@ -25,7 +43,25 @@ struct Affine {
     shift: f32,
 }
 
+// Batch renormalization: normalized values times r plus d, as they were saved.
+struct Renorm {
+    r: f32,
+    d: f32,
+}
+
+fn renorm_of(channel: u32) -> Renorm {
+    let c = params.channel_count;
+    return Renorm(load_saved(4u * c + channel), load_saved(5u * c + channel));
+}
+
 fn affine_of(channel: u32, center: Center) -> Affine {
-    let gain = load_gamma(channel) * center.inv_std;
-    return Affine(gain, load_beta(channel) - center.rest * gain);
+    if RENORM {
+        let renorm = renorm_of(channel);
+        let gamma = load_gamma(channel);
+        let gain = gamma * center.inv_std * renorm.r;
+        return Affine(gain, load_beta(channel) + gamma * renorm.d - center.rest * gain);
+    }
+    let parameter = parameter_of(channel);
+    let gain = load_gamma(parameter) * center.inv_std;
+    return Affine(gain, load_beta(parameter) - center.rest * gain);
 }

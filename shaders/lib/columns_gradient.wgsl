@@ -3,10 +3,11 @@ struct Slopes {
     scale: V,
     offset: V,
     factor: V,
+    weight: V,
 }
 
 fn no_slopes() -> Slopes {
-    return Slopes(V(0.0), V(0.0), V(0.0));
+    return Slopes(V(0.0), V(0.0), V(0.0), V(0.0));
 }
 
 fn put_slope(s: Slopes, i: u32, slope: Slope) -> Slopes {
@@ -14,6 +15,7 @@ fn put_slope(s: Slopes, i: u32, slope: Slope) -> Slopes {
         put(s.scale, i, slope.scale),
         put(s.offset, i, slope.offset),
         put(s.factor, i, slope.factor),
+        put(s.weight, i, slope.weight),
     );
 }
 
@@ -28,10 +30,10 @@ fn columns_gradient(strip: Strip, c: Centers, s: Slopes) {
         let x1 = load_x(i + stride) - c.mean;
         let x2 = load_x(i + 2u * stride) - c.mean;
         let x3 = load_x(i + 3u * stride) - c.mean;
-        let g0 = incoming_again(i, x0 * a.gain + a.shift);
-        let g1 = incoming_again(i + stride, x1 * a.gain + a.shift);
-        let g2 = incoming_again(i + 2u * stride, x2 * a.gain + a.shift);
-        let g3 = incoming_again(i + 3u * stride, x3 * a.gain + a.shift);
+        let g0 = weigh(incoming_again(i, x0 * a.gain + a.shift), s.weight);
+        let g1 = weigh(incoming_again(i + stride, x1 * a.gain + a.shift), s.weight);
+        let g2 = weigh(incoming_again(i + 2u * stride, x2 * a.gain + a.shift), s.weight);
+        let g3 = weigh(incoming_again(i + 3u * stride, x3 * a.gain + a.shift), s.weight);
         store_dx(i, s.scale * ((g0 - s.offset) - x0 * s.factor));
         store_dx(i + stride, s.scale * ((g1 - s.offset) - x1 * s.factor));
         store_dx(i + 2u * stride, s.scale * ((g2 - s.offset) - x2 * s.factor));
@@ -40,7 +42,7 @@ fn columns_gradient(strip: Strip, c: Centers, s: Slopes) {
     }
     for (; row < strip.end; row = row + 1u) {
         let x = load_x(i) - c.mean;
-        let g = incoming_again(i, x * a.gain + a.shift);
+        let g = weigh(incoming_again(i, x * a.gain + a.shift), s.weight);
         store_dx(i, s.scale * ((g - s.offset) - x * s.factor));
         i = i + stride;
     }

@@ -8,6 +8,7 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
     let scale = V(slope.scale);
     let offset = V(slope.offset);
     let factor = V(slope.factor);
+    let weight = V(slope.weight);
     var step = range.begin + lane;
     var w = walk_from(range.channel, step);
     for (; step + 3u * LANES < range.end; step = step + 4u * LANES) {
@@ -18,10 +19,10 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
         let x1 = load_x(w1.index) - mean;
         let x2 = load_x(w2.index) - mean;
         let x3 = load_x(w3.index) - mean;
-        let g0 = incoming_again(w.index, x0 * gain + shift);
-        let g1 = incoming_again(w1.index, x1 * gain + shift);
-        let g2 = incoming_again(w2.index, x2 * gain + shift);
-        let g3 = incoming_again(w3.index, x3 * gain + shift);
+        let g0 = weigh(incoming_again(w.index, x0 * gain + shift), weight);
+        let g1 = weigh(incoming_again(w1.index, x1 * gain + shift), weight);
+        let g2 = weigh(incoming_again(w2.index, x2 * gain + shift), weight);
+        let g3 = weigh(incoming_again(w3.index, x3 * gain + shift), weight);
         store_dx(w.index, scale * ((g0 - offset) - x0 * factor));
         store_dx(w1.index, scale * ((g1 - offset) - x1 * factor));
         store_dx(w2.index, scale * ((g2 - offset) - x2 * factor));
@@ -30,7 +31,7 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
     }
     for (; step < range.end; step = step + LANES) {
         let x = load_x(w.index) - mean;
-        let g = incoming_again(w.index, x * gain + shift);
+        let g = weigh(incoming_again(w.index, x * gain + shift), weight);
         store_dx(w.index, scale * ((g - offset) - x * factor));
         w = advance(w);
     }

@@ -15,8 +15,30 @@ fn variance_factor(n: f32) -> f32 {
     return 1.0 + select(0.0, 1.0 / (n - 1.0), params.unbiased != 0u && n > 1.0);
 }
 
+// NaN stays NaN, which WGSL's clamp does not promise.
+fn clamped(v: f32, low: f32, high: f32) -> f32 {
+    let is_nan = (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
+    return select(clamp(v, low, high), v, is_nan);
+}
+
+// r and d of batch renormalization, by running statistics that have not moved yet. No value is
+// zeros.
+fn save_renorm(channel: u32, center: Center, m: Moments) {
+    let c = params.channel_count;
+    let deviation = sqrt(m.variance + params.epsilon);
+    let running_deviation = sqrt(load_running_var(channel) + params.epsilon);
+    let distance = opaque(center.mean - load_running_mean(channel)) + center.rest;
+    let r = clamped(deviation / running_deviation, params.rmin, params.rmax);
+    let d = clamped(distance / running_deviation, -params.dmax, params.dmax);
+    store_saved(4u * c + channel, select(0.0, r, m.count > Count(0)));
+    store_saved(5u * c + channel, select(0.0, d, m.count > Count(0)));
+}
+
 fn settle(channel: u32, center: Center, m: Moments) {
     let c = params.channel_count;
+    if RENORM {
+        save_renorm(channel, center, m);
+    }
     store_saved(channel, center.mean);
     store_saved(c + channel, center.rest);
     store_saved(2u * c + channel, center.inv_std);

@@ -1,6 +1,7 @@
 
-// dx = scale·((dy − offset) − (x − mean)·factor), with scale = γ·i, factor = i·(S₂·i/n) and
-// offset = S₁/n − rest·factor. The count n is that of the whole batch, which is saved.
+// dx = scale·((dy − offset) − (x − mean)·factor), with scale = γ·i (times r, where the batch is
+// renormalized), factor = i·(S₂·i/n) and offset = S₁/n − rest·factor. In group normalization, whose
+// sums have γ in them, scale = i and weight = γ multiplies dy. The count n is that of the whole batch, which is saved.
 
 struct Sums {
     dy: f32,
@@ -11,18 +12,40 @@ struct Slope {
     scale: f32,
     offset: f32,
     factor: f32,
+    weight: f32,
+}
+
+fn weigh(dy: V, weight: V) -> V {
+    if GROUPED {
+        return dy * weight;
+    }
+    return dy;
 }
 
 fn slope_of(channel: u32, center: Center, s: Sums) -> Slope {
-    let n = load_saved(3u * params.channel_count + channel);
+    let n = load_saved(3u * params.group_count + group_of(channel));
     let i = center.inv_std;
     let factor = i * (s.dyx * i / n);
-    return Slope(load_gamma(channel) * i, s.dy / n - center.rest * factor, factor);
+    let offset = s.dy / n - center.rest * factor;
+    let gamma = load_gamma(parameter_of(channel));
+    if GROUPED {
+        return Slope(i, offset, factor, gamma);
+    }
+    var scale = gamma * i;
+    if RENORM {
+        scale = scale * renorm_of(channel).r;
+    }
+    return Slope(scale, offset, factor, 1.0);
 }
 
-// dβ = S₁ and dγ = S₂·i; and the sums themselves.
+// dβ = S₁ and dγ = S₂·i (S₂·i·r + S₁·d, where the batch is renormalized); and the sums themselves.
 fn store_parameter_gradients(channel: u32, inv_std: f32, s: Sums) {
-    store_dgamma(channel, select(0.0, load_dgamma(channel), ACCUMULATE) + s.dyx * inv_std);
+    var dgamma = s.dyx * inv_std;
+    if RENORM {
+        let renorm = renorm_of(channel);
+        dgamma = dgamma * renorm.r + s.dy * renorm.d;
+    }
+    store_dgamma(channel, select(0.0, load_dgamma(channel), ACCUMULATE) + dgamma);
     store_dbeta(channel, select(0.0, load_dbeta(channel), ACCUMULATE) + s.dy);
     store_sums(channel, s.dy);
     store_sums(params.channel_count + channel, s.dyx);
@@ -32,10 +55,15 @@ fn sums_at(channel: u32) -> u32 {
     return params.sums + params.first_channel + channel;
 }
 
-// The sums of all shards, or those that finalize_gradients has left in the scratch.
+// The sums of all shards, or those that finalize_gradients has left in the scratch, or merge_rows
+// behind those.
 fn merged_sums(channel: u32) -> Sums {
     if HAS_SUMS {
         return Sums(load_sums(channel), load_sums(params.channel_count + channel));
+    }
+    if GROUPED {
+        let at = params.sums + 2u * params.channel_count + group_of(channel);
+        return Sums(load_scratch(at), load_scratch(at + params.group_count));
     }
     let at = sums_at(channel);
     return Sums(load_scratch(at), load_scratch(at + params.sums_plane));

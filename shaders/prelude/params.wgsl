@@ -31,9 +31,13 @@ struct Params {
     channels_here: u32,
     partials: u32,
     sums_plane: u32,
+    rmin: f32,
+    rmax: f32,
+    dmax: f32,
+    group_count: u32,
+    per_group: u32,
+    parameter_count: u32,
     padding: u32,
-    padding_1: u32,
-    padding_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -44,6 +48,8 @@ override GROUP: u32 = 1u;
 override ACCUMULATE: bool = false;
 override CUMULATIVE: bool = false;
 override KEEP_NON_FINITE: bool = false;
+override RENORM: bool = false;
+override GROUPED: bool = false;
 
 // A folded grid as one number.
 fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {

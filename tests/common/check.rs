@@ -4,7 +4,7 @@ use ndarray::{ArrayD, ArrayView1};
 use wgpu_batchnorm::reference::{self, Input, Running};
 use wgpu_batchnorm::{Gpu, Moments, RunningVariance, Update};
 
-use super::compare::{self, Arithmetic, Bounds, Center, Comparison, Given};
+use super::compare::{self, Arithmetic, Bounds, Center, Comparison, Given, GroupBounds};
 use super::data::{Case, Data};
 use super::runner::{self, Results};
 
@@ -70,8 +70,13 @@ fn expected_by(case: &Case, data: &Data, arithmetic: Arithmetic) -> Vec<Expected
     let oracle = Oracle::new(case, data);
     let input = oracle.input(case);
     let f = reference::train(&input, &oracle.running, &case.config).unwrap();
-    let g = reference::backward(&input, oracle.dy.view(), &case.config).unwrap();
-    let b = oracle.bounds_by(case, data, Center::Batch, arithmetic);
+    let dy = oracle.dy.view();
+    let g = reference::renorm_backward(&input, dy, &oracle.running, &case.config).unwrap();
+    let center = match case.config.renorm {
+        Some(_) => Center::Renormalized { mean: &data.running_mean, var: &data.running_var },
+        None => Center::Batch,
+    };
+    let b = oracle.bounds_by(case, data, center, arithmetic);
     let n = case.geometry().values_per_channel();
     let factor = case.config.running_variance.factor(n as f64);
     let rate = rate(case, data);
@@ -81,13 +86,17 @@ fn expected_by(case: &Case, data: &Data, arithmetic: Arithmetic) -> Vec<Expected
         Expected { name: "inv_std", values: f.inv_std.to_vec(), bounds: b.inv_std() },
         Expected { name: "count", values: vec![n as f64; f.mean.len()], bounds: b.count() },
     ];
+    if case.config.renorm.is_some() {
+        all.push(Expected { name: "r", values: f.r.to_vec(), bounds: b.r() });
+        all.push(Expected { name: "d", values: f.d.to_vec(), bounds: b.d() });
+    }
     if case.config.update != Update::None {
         let bounds = b.running_mean(&data.running_mean, rate);
         all.push(Expected { name: "running_mean", values: f.running.mean.to_vec(), bounds });
         let bounds = b.running_var(&data.running_var, rate, factor, case.config.epsilon);
         all.push(Expected { name: "running_var", values: f.running.var.to_vec(), bounds });
     }
-    all.extend(gradients(case, g, &b));
+    all.extend(gradients(case, g, gradient_bounds(&b)));
     all
 }
 
@@ -111,18 +120,26 @@ pub fn expected_frozen(case: &Case, data: &Data) -> Vec<Expected> {
     let center = Center::Running { mean: &data.running_mean, var: &data.running_var };
     let b = oracle.bounds(case, data, center);
     let mut all = vec![Expected { name: "y", values: flat(&y), bounds: b.y() }];
-    all.extend(gradients(case, g, &b));
+    all.extend(gradients(case, g, gradient_bounds(&b)));
     all
 }
 
+fn gradient_bounds(b: &Bounds) -> [Vec<f64>; 4] {
+    [b.dx(), b.dgamma(), b.dbeta(), b.dz()]
+}
+
 /// Gradients that were asked for.
-fn gradients(case: &Case, g: reference::InputGradients, b: &Bounds) -> Vec<Expected> {
+fn gradients(
+    case: &Case,
+    g: reference::InputGradients,
+    [dx, dgamma, dbeta, dz]: [Vec<f64>; 4],
+) -> Vec<Expected> {
     let (wanted, affine) = (case.config.gradients, case.config.affine);
     let all = [
-        (wanted.x, "dx", flat(&g.dx), b.dx()),
-        (wanted.gamma && affine.gamma, "dgamma", g.dgamma.to_vec(), b.dgamma()),
-        (wanted.beta && affine.beta, "dbeta", g.dbeta.to_vec(), b.dbeta()),
-        (wanted.z && case.config.residual, "dz", flat(&g.dz), b.dz()),
+        (wanted.x, "dx", flat(&g.dx), dx),
+        (wanted.gamma && affine.gamma, "dgamma", g.dgamma.to_vec(), dgamma),
+        (wanted.beta && affine.beta, "dbeta", g.dbeta.to_vec(), dbeta),
+        (wanted.z && case.config.residual, "dz", flat(&g.dz), dz),
     ];
     let asked = all.into_iter().filter(|(asked, ..)| *asked);
     asked.map(|(_, name, values, bounds)| Expected { name, values, bounds }).collect()
@@ -143,6 +160,25 @@ fn all_hold(case: &Case, r: &Results, all: Vec<Expected>) -> Result<(), String> 
         failures.add(name, r.get(name), values.into_iter().map(round).collect(), &bounds);
     }
     failures.result()
+}
+
+/// What must hold of a group normalization and its backward.
+pub fn compare_grouped(case: &Case, data: &Data, r: &Results) -> Result<(), String> {
+    let oracle = Oracle::new(case, data);
+    let input = oracle.input(case);
+    let f = reference::group_norm(&input, &case.config).unwrap();
+    let g = reference::group_norm_backward(&input, oracle.dy.view(), &case.config).unwrap();
+    let b = GroupBounds::new(case.geometry(), given(case, data), &case.config);
+    let count = vec![case.geometry().len() as f64 / f.mean.len() as f64; f.mean.len()];
+    let mut all = vec![
+        Expected { name: "y", values: flat(&f.y), bounds: b.rows.y() },
+        Expected { name: "mean", values: f.mean.to_vec(), bounds: b.groups.mean() },
+        Expected { name: "inv_std", values: f.inv_std.to_vec(), bounds: b.groups.inv_std() },
+        Expected { name: "count", values: count, bounds: b.groups.count() },
+    ];
+    let bounds = [b.groups.dx(), b.dgamma(), b.dbeta(), b.rows.dz()];
+    all.extend(gradients(case, g, bounds));
+    all_hold(case, r, all)
 }
 
 /// Two ways to compute the same: each may be off by its bound.

@@ -15,8 +15,14 @@
 //!   `|rest| ≤ u·(|μ| + D)`.
 //! - `S₁`, `S₂`: partial sums stay within |S| + √Σ²; each addition rounds that.
 //! - y and dx: first-order propagation of the above, plus one u for each further operation.
+//! - r and d of batch renormalization: as σ and μ, relative to exact running statistics; a clamp
+//!   makes no error larger, and where it holds, r and d are exact but for the limit's rounding.
 //! - Behind a ReLU, a value within its own bound of the corner may be on either side of it: dy there
 //!   may be off by the whole step of the slope, and so may the sums.
+//!
+//! Group normalization is bounded in two views of the same memory: groups as channels, for the
+//! statistics and dx (whose dy is γ·dy); rows as channels, for y and the sums that dγ and dβ are added
+//! from.
 //!
 //! What is stored as halves is rounded once more: by half the spacing of the element, 2⁻¹¹ or 2⁻⁸ of
 //! the value. From half's overflow on, infinity is expected.
@@ -24,7 +30,9 @@
 //! Values below f32's normal range (2⁻¹²⁶) may be flushed to zero by a GPU, so every bound has at
 //! least that absolute size, scaled by what the value is multiplied with.
 
-use wgpu_batchnorm::{Activation, Config, Element, Geometry, Moments, RunningVariance};
+use wgpu_batchnorm::{
+    Activation, ChannelAxis, Config, Element, Geometry, Gradients, Moments, Renorm, RunningVariance,
+};
 
 const TINY: f64 = f32::MIN_POSITIVE as f64;
 const LAMBDA: f64 = 4.0;
@@ -44,6 +52,8 @@ pub enum Arithmetic {
     /// The kernels on so many parts, merged. Each adds an update, the rounding of its mean's two
     /// halves, and of its distance from the shift.
     Sharded { parts: usize },
+    /// The kernels on rows, so many of which are merged into a group.
+    Grouped { rows: usize },
     /// Plain f64 loops: the oracle, and PyTorch in float64.
     Oracle,
 }
@@ -51,7 +61,7 @@ pub enum Arithmetic {
 impl Arithmetic {
     fn unit(self) -> f64 {
         match self {
-            Self::Kernel | Self::Sharded { .. } => 2f64.powi(-24),
+            Self::Kernel | Self::Sharded { .. } | Self::Grouped { .. } => 2f64.powi(-24),
             Self::Oracle => 2f64.powi(-53),
         }
     }
@@ -61,6 +71,8 @@ impl Arithmetic {
         match self {
             Self::Kernel => (16.0 + n / 4.0).sqrt(),
             Self::Sharded { parts } => (16.0 + n / 4.0 + 4.0 * parts as f64).sqrt(),
+            // Another tree.
+            Self::Grouped { rows } => (32.0 + n / 4.0 + rows as f64).sqrt(),
             Self::Oracle => n.sqrt(),
         }
     }
@@ -198,6 +210,24 @@ pub mod slope {
     }
 }
 
+/// A value and how far it may be off.
+#[derive(Clone, Copy)]
+struct Uncertain {
+    value: f64,
+    error: f64,
+}
+
+impl Uncertain {
+    /// The clamp of a value moves no more than the value, and its limit rounds.
+    fn clamped(self, low: f64, high: f64, unit: f64) -> Self {
+        let clamp = |v: f64| v.clamp(low, high);
+        let value = clamp(self.value);
+        let up = clamp(self.value + self.error) - value;
+        let error = up.max(value - clamp(self.value - self.error)) + unit * value.abs();
+        Self { value, error }
+    }
+}
+
 /// The errors that f32 arithmetic may leave in one channel.
 struct Channel {
     mean: f64,
@@ -212,6 +242,22 @@ struct Channel {
     s2: f64,
     s1_error: f64,
     s2_error: f64,
+    /// Of batch renormalization; exactly 1 and 0 without it.
+    r: Uncertain,
+    d: Uncertain,
+}
+
+impl Channel {
+    /// i·r, what centered values are multiplied by.
+    fn stretch(&self) -> f64 {
+        self.inv_std * self.r.value
+    }
+
+    /// Its relative error; r adds a product.
+    fn stretch_error(&self, unit: f64) -> f64 {
+        let product = if self.r.error > 0.0 { unit } else { 0.0 };
+        self.inv_std_error + self.r.error / self.r.value + product
+    }
 }
 
 /// Bounds for every result of one tensor.
@@ -238,7 +284,17 @@ pub struct Bounds {
 /// Where the statistics come from.
 pub enum Center<'a> {
     Batch,
-    Running { mean: &'a [f32], var: &'a [f32] },
+    /// The batch, renormalized by running statistics that have not moved yet.
+    Renormalized {
+        mean: &'a [f32],
+        var: &'a [f32],
+    },
+    Running {
+        mean: &'a [f32],
+        var: &'a [f32],
+    },
+    /// Those of groups, each of as many neighbouring channels.
+    Groups(&'a Bounds),
 }
 
 /// What an operation is given.
@@ -271,12 +327,14 @@ impl Bounds {
             let first = values().next().filter(|k| k.is_finite());
             let k = first.filter(|_| arithmetic != Arithmetic::Oracle).unwrap_or(0.0);
             let (mean, variance, mean_error, split_error, variance_error) = match &center {
-                Center::Batch => {
+                Center::Batch | Center::Renormalized { .. } => {
                     let shifted = values().map(|x| x - k).sum::<f64>() / n;
                     let mean = k + shifted;
                     let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
                     let reach = match arithmetic {
-                        Arithmetic::Kernel | Arithmetic::Sharded { .. } => {
+                        Arithmetic::Kernel
+                        | Arithmetic::Sharded { .. }
+                        | Arithmetic::Grouped { .. } => {
                             let largest = values().fold(f64::NEG_INFINITY, f64::max);
                             largest - values().fold(f64::INFINITY, f64::min)
                         }
@@ -289,6 +347,12 @@ impl Bounds {
                     let split_error = unit * (reach + unit * (mean.abs() + reach));
                     (mean, variance, mean_error, split_error, variance_error)
                 }
+                Center::Groups(groups) => {
+                    let group = channel / (c / groups.channels.len());
+                    let (g, error) = (&groups.channels[group], groups.variance_errors[group]);
+                    let variance = g.inv_std.powi(-2) - config.epsilon;
+                    (g.mean, variance.max(0.0), g.mean_error, g.split_error, error)
+                }
                 Center::Running { mean, var } => {
                     let (mean, var) = (f64::from(mean[channel]), f64::from(var[channel]));
                     // PyTorch's inference is x·a + b, which cancels.
@@ -300,6 +364,23 @@ impl Bounds {
             let inv_std = 1.0 / (variance + config.epsilon).sqrt();
             let inv_std_error = variance_error / (variance + config.epsilon) / 2.0 + 6.0 * unit;
             variance_errors.push(variance_error);
+            let exact = |value| Uncertain { value, error: 0.0 };
+            let (r, d) = match (&center, config.renorm) {
+                (Center::Renormalized { mean: means, var }, Some(Renorm { rmax, dmax })) => {
+                    let (running, var) = (f64::from(means[channel]), f64::from(var[channel]));
+                    // A sum and a root each, and a division.
+                    let rounding = 16.0 * unit;
+                    let deviation = (var + config.epsilon).sqrt();
+                    let r = 1.0 / (inv_std * deviation);
+                    let d = (mean - running) / deviation;
+                    let away = unit * (mean.abs() + running.abs()) + mean_error + split_error;
+                    let r = Uncertain { value: r, error: r * (inv_std_error + rounding) };
+                    let error = away / deviation + d.abs() * rounding + TINY;
+                    let d = Uncertain { value: d, error };
+                    (r.clamped(1.0 / rmax, rmax, unit), d.clamped(-dmax, dmax, unit))
+                }
+                _ => (exact(1.0), exact(0.0)),
+            };
             channels.push(Channel {
                 mean,
                 inv_std,
@@ -311,6 +392,8 @@ impl Bounds {
                 s2: 0.0,
                 s1_error: 0.0,
                 s2_error: 0.0,
+                r,
+                d,
             });
         }
         let or = |v: Option<&[f32]>, default| v.map_or(vec![default; c], wide);
@@ -389,7 +472,7 @@ impl Bounds {
     fn largest_dx(&self, i: usize) -> f64 {
         let channel = i / self.geometry.inner() as usize % self.channels.len();
         let c = &self.channels[channel];
-        let scale = self.gamma[channel].abs() * c.inv_std;
+        let scale = self.gamma[channel].abs() * c.stretch();
         if self.frozen {
             return scale * self.dy[i].abs();
         }
@@ -402,19 +485,22 @@ impl Bounds {
     fn before(&self, i: usize) -> f64 {
         let channel = i / self.geometry.inner() as usize % self.channels.len();
         let c = &self.channels[channel];
-        (self.x[i] - c.mean) * c.inv_std * self.gamma[channel] + self.beta[channel] + self.z[i]
+        let normal = (self.x[i] - c.mean) * c.stretch() + c.d.value;
+        normal * self.gamma[channel] + self.beta[channel] + self.z[i]
     }
 
     /// How far it may be off.
     fn before_errors(&self) -> Vec<f64> {
         let normalized = self.per_value(|c, i, x, _| {
             let center = (x - c.mean).abs();
-            let scale = self.gamma[i].abs() * c.inv_std;
+            let scale = self.gamma[i].abs() * c.stretch();
             let centering = 3.0 * self.unit * center + c.mean_error + TINY;
             let y = scale * center;
+            let moved = self.gamma[i].abs() * c.d.value.abs();
             scale * centering
-                + y * (c.inv_std_error + 3.0 * self.unit)
-                + 2.0 * self.unit * (y + self.beta[i].abs())
+                + y * (c.stretch_error(self.unit) + 3.0 * self.unit)
+                + 2.0 * self.unit * (y + self.beta[i].abs() + 2.0 * moved)
+                + self.gamma[i].abs() * c.d.error
                 + TINY
         });
         let with_z = |(i, error): (usize, f64)| match self.z[i] {
@@ -453,6 +539,16 @@ impl Bounds {
 
     pub fn inv_std(&self) -> Vec<f64> {
         self.per_channel(|c, _| c.inv_std * c.inv_std_error)
+    }
+
+    /// Of batch renormalization's factor.
+    pub fn r(&self) -> Vec<f64> {
+        self.per_channel(|c, _| c.r.error)
+    }
+
+    /// Of batch renormalization's shift.
+    pub fn d(&self) -> Vec<f64> {
+        self.per_channel(|c, _| c.d.error)
     }
 
     /// Of the count of values: f32 holds it exactly up to 2²⁴.
@@ -506,15 +602,22 @@ impl Bounds {
 
     pub fn dgamma(&self) -> Vec<f64> {
         self.per_channel(|c, _| {
-            c.inv_std * c.s2_error
-                + c.s2.abs() * c.inv_std * (c.inv_std_error + 2.0 * self.unit)
+            let scaled = c.s2.abs() * c.stretch();
+            let moved = c.s1.abs() * c.d.value.abs();
+            // The sum of the two rounds, where there are two.
+            let sum = if moved > 0.0 { 2.0 * self.unit * (scaled + moved) } else { 0.0 };
+            c.stretch() * c.s2_error
+                + scaled * (c.stretch_error(self.unit) + 2.0 * self.unit)
+                + c.d.value.abs() * c.s1_error
+                + c.s1.abs() * c.d.error
+                + sum
                 + TINY
         })
     }
 
     pub fn dx(&self) -> Vec<f64> {
         let own = self.per_value(|c, i, x, dy| {
-            let scale = self.gamma[i].abs() * c.inv_std;
+            let scale = self.gamma[i].abs() * c.stretch();
             if self.frozen {
                 return scale * dy.abs() * (c.inv_std_error + 3.0 * self.unit) + TINY;
             }
@@ -528,10 +631,10 @@ impl Bounds {
                 * (c.s1_error / c.n
                     + center * factor_error
                     + (3.0 * self.unit * center + c.mean_error) * factor
-                    + (c.inv_std_error + 6.0 * self.unit) * sum)
+                    + (c.stretch_error(self.unit) + 6.0 * self.unit) * sum)
                 + TINY * (1.0 + scale)
         });
-        let passed = self.per_value(|c, i, _, _| self.gamma[i].abs() * c.inv_std);
+        let passed = self.per_value(|c, i, _, _| self.gamma[i].abs() * c.stretch());
         let scaled = |(i, own): (usize, f64)| {
             let error = match self.dy_errors[i] {
                 error if self.keeps_dz => error + stored(self.element, self.dy[i].abs() + error),
@@ -541,6 +644,65 @@ impl Bounds {
             error + stored(self.element, self.largest_dx(i) + error)
         };
         own.into_iter().enumerate().map(scaled).collect()
+    }
+}
+
+/// Bounds of a group normalization: of its groups as channels without parameters, whose dy is γ·dy;
+/// and of its rows as channels, whose statistics are those of their groups.
+pub struct GroupBounds {
+    pub groups: Bounds,
+    pub rows: Bounds,
+    channels: usize,
+}
+
+impl GroupBounds {
+    pub fn new(geometry: Geometry, given: Given<'_>, config: &Config) -> Self {
+        let [samples, channels, inner] =
+            [geometry.outer(), geometry.channels(), geometry.inner()].map(|d| d as usize);
+        let count = config.groups as usize;
+        let (per_group, rows) = (channels / count, samples * channels);
+        let view = |shape: [usize; 3]| Geometry::new(&shape, ChannelAxis::First).unwrap();
+        let plain = Config {
+            activation: Activation::None,
+            gradients: Gradients { z: false, ..config.gradients },
+            ..config.clone()
+        };
+        let bare = Given { gamma: None, beta: None, z: None, ..given };
+        let arithmetic = Arithmetic::Kernel;
+        let whole = view([1, samples * count, per_group * inner]);
+        let mut groups = Bounds::new(whole, bare, &plain, Center::Batch, arithmetic);
+        let all = |v: Option<&[f32]>| v.map(|v| v.repeat(samples));
+        let (gamma, beta) = (all(given.gamma), all(given.beta));
+        let given = Given { gamma: gamma.as_deref(), beta: beta.as_deref(), ..given };
+        let center = Center::Groups(&groups);
+        let rows = Bounds::new(view([1, rows, inner]), given, config, center, arithmetic);
+        for i in 0..rows.dy.len() {
+            let (gamma, dy, error) = (rows.gamma[i / inner], rows.dy[i], rows.dy_errors[i]);
+            let kept = if rows.keeps_dz { stored(rows.element, dy.abs() + error) } else { 0.0 };
+            groups.dy[i] = gamma * dy;
+            // The product rounds.
+            let rounding = rows.unit * (gamma * dy).abs();
+            groups.dy_errors[i] = gamma.abs() * (error + kept) + rounding;
+        }
+        groups.add_up(Arithmetic::Grouped { rows: per_group });
+        Self { groups, rows, channels }
+    }
+
+    pub fn dgamma(&self) -> Vec<f64> {
+        self.over_samples(self.rows.dgamma(), |c| c.s2.abs() * c.inv_std)
+    }
+
+    pub fn dbeta(&self) -> Vec<f64> {
+        self.over_samples(self.rows.dbeta(), |c| c.s1.abs())
+    }
+
+    /// A channel's rows, whose sums are added.
+    fn over_samples(&self, bounds: Vec<f64>, size: impl Fn(&Channel) -> f64) -> Vec<f64> {
+        let samples = self.rows.channels.len() / self.channels;
+        let additions = self.rows.unit * LAMBDA * (16.0 + samples as f64).sqrt();
+        let own = |row: usize| bounds[row] + additions * size(&self.rows.channels[row]);
+        let of = |c: usize| (0..samples).map(|n| own(n * self.channels + c)).sum();
+        (0..self.channels).map(of).collect()
     }
 }
 

@@ -66,7 +66,7 @@ impl fmt::Display for Case {
         write!(
             f,
             "shape={:?} axis={:?} element={:?} eps={} update={:?} affine={:?} activation={:?} residual={} \
-             mask={:?} memory={:?} gradients={:?}",
+             mask={:?} groups={} renorm={:?} memory={:?} gradients={:?}",
             self.shape,
             self.axis,
             c.element,
@@ -76,6 +76,8 @@ impl fmt::Display for Case {
             c.activation,
             c.residual,
             c.mask,
+            c.groups,
+            c.renorm,
             c.memory,
             c.gradients
         )?;

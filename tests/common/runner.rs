@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use half::{bf16, f16};
 use wgpu_batchnorm::{
-    Backward, Bind, Caps, ChannelAxis, Element, Finalize, FrozenBackward, Gpu, Gradient, Infer,
-    Kernels, Memory, Normalize, Operation, Plan, PlanError, Reduce, Slot, SlotBuffers, Statistics,
-    Train, wgpu,
+    Backward, Bind, Caps, ChannelAxis, Element, Finalize, FrozenBackward, Gpu, Gradient, GroupNorm,
+    GroupNormBackward, Infer, Kernels, Memory, Normalize, Operation, Plan, PlanError, Reduce, Slot,
+    SlotBuffers, Statistics, Train, wgpu,
 };
 
 use super::data::{Case, Data, shards};
@@ -33,6 +33,8 @@ pub struct Results {
     pub rest: Vec<f32>,
     pub inv_std: Vec<f32>,
     pub count: Vec<f32>,
+    pub r: Vec<f32>,
+    pub d: Vec<f32>,
     pub running_mean: Vec<f32>,
     pub running_var: Vec<f32>,
     pub batches: u32,
@@ -52,6 +54,8 @@ impl Results {
             "rest" => &self.rest,
             "inv_std" => &self.inv_std,
             "count" => &self.count,
+            "r" => &self.r,
+            "d" => &self.d,
             "running_mean" => &self.running_mean,
             "running_var" => &self.running_var,
             "dx" => &self.dx,
@@ -64,7 +68,7 @@ impl Results {
 
     /// What a forward has saved.
     pub fn saved(&self) -> Vec<f32> {
-        [&self.mean, &self.rest, &self.inv_std, &self.count]
+        [&self.mean, &self.rest, &self.inv_std, &self.count, &self.r, &self.d]
             .into_iter()
             .flatten()
             .copied()
@@ -79,6 +83,8 @@ impl Results {
             &self.rest,
             &self.inv_std,
             &self.count,
+            &self.r,
+            &self.d,
             &self.running_mean,
             &self.running_var,
             &self.dx,
@@ -110,6 +116,17 @@ pub fn train(gpu: &Gpu, case: &Case, data: &Data) -> Results {
         inputs.insert(slot, forward.get(&slot).cloned().unwrap_or_default());
     }
     let backward = run(gpu, gpu.kernels(), plan::<Backward>(gpu, case).unwrap(), &inputs);
+    collect(case, &forward, &backward)
+}
+
+/// Group normalization, then its backward on what it saved.
+pub fn grouped(gpu: &Gpu, case: &Case, data: &Data) -> Results {
+    let mut inputs = inputs(data);
+    let forward = run(gpu, gpu.kernels(), plan::<GroupNorm>(gpu, case).unwrap(), &inputs);
+    for slot in [Slot::Saved, Slot::Mask] {
+        inputs.insert(slot, forward.get(&slot).cloned().unwrap_or_default());
+    }
+    let backward = run(gpu, gpu.kernels(), plan::<GroupNormBackward>(gpu, case).unwrap(), &inputs);
     collect(case, &forward, &backward)
 }
 
@@ -210,8 +227,8 @@ fn collect(case: &Case, forward: &Contents, backward: &Contents) -> Results {
     let of = |contents: &Contents, slot| contents.get(&slot).map(|b| floats(b)).unwrap_or_default();
     let saved = of(forward, Slot::Saved);
     let plane = |i: usize| {
-        let c = saved.len() / 4;
-        saved[i * c..(i + 1) * c].to_vec()
+        let c = saved.len() / if case.config.renorm.is_some() { 6 } else { 4 };
+        saved.get(i * c..(i + 1) * c).unwrap_or_default().to_vec()
     };
     Results {
         y: of(forward, if in_place { Slot::X } else { Slot::Y }),
@@ -219,6 +236,8 @@ fn collect(case: &Case, forward: &Contents, backward: &Contents) -> Results {
         rest: plane(1),
         inv_std: plane(2),
         count: plane(3),
+        r: plane(4),
+        d: plane(5),
         running_mean: of(forward, Slot::RunningMean),
         running_var: of(forward, Slot::RunningVar),
         batches: forward.get(&Slot::Batches).map(|b| b[0]).unwrap_or_default(),

@@ -6,8 +6,9 @@ use std::collections::HashSet;
 
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, Finalize,
-    FrozenBackward, Geometry, Gradient, Gradients, Infer, Mask, Memory, NonFinite, Normalize,
-    Operation, Plan, Reduce, SingleValue, Statistics, Train, Update, Variant,
+    FrozenBackward, Geometry, Gradient, Gradients, GroupNorm, GroupNormBackward, Infer, Mask,
+    Memory, NonFinite, Normalize, Operation, Plan, Reduce, Renorm, SingleValue, Statistics, Train,
+    Update, Variant,
 };
 
 const MEMORY: [Memory; 3] = [Memory::Separate, Memory::InPlace, Memory::Arena];
@@ -40,6 +41,20 @@ pub fn all() -> Vec<Variant> {
                 for config in forward_configs() {
                     all.add::<Train>(geometry, &config, class);
                     all.add::<Finalize>(parts, &config, class);
+                }
+                for config in renorm_configs() {
+                    all.add::<Train>(geometry, &config, class);
+                    all.add::<Finalize>(parts, &config, class);
+                    all.add::<Normalize>(geometry, &config, class);
+                    all.add::<Backward>(geometry, &config, class);
+                    all.add::<Reduce>(geometry, &config, class);
+                    all.add::<Gradient>(geometry, &config, class);
+                }
+                // Sums of rows of more samples would not fit a binding.
+                let few = geometry.outer() <= 1_000;
+                for config in group_configs().into_iter().filter(|_| few) {
+                    all.add::<GroupNorm>(geometry, &config, class);
+                    all.add::<GroupNormBackward>(geometry, &config, class);
                 }
                 for config in epilogue_configs() {
                     all.add::<Train>(geometry, &config, class);
@@ -147,6 +162,49 @@ fn half_configs() -> Vec<Config> {
             configs.push(Config { mask: Mask::Bits, ..added.clone() });
             configs.push(Config { mask: Mask::Recompute, ..added });
             configs.push(plain);
+        }
+    }
+    configs
+}
+
+/// Group normalization by one group, which parts whatever channels there are, with what its own code
+/// meets.
+fn group_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    for memory in MEMORY {
+        for affine in 0..4 {
+            for activation in [Activation::None, Activation::Relu] {
+                for bits in 0..16 {
+                    let gradients = Gradients {
+                        x: bits & 1 > 0,
+                        gamma: bits & 2 > 0,
+                        beta: bits & 4 > 0,
+                        z: true,
+                        accumulate: bits & 8 > 0,
+                    };
+                    configs.push(Config { activation, gradients, ..base(memory, affine) });
+                }
+            }
+        }
+    }
+    configs
+}
+
+/// Batch renormalization beside what else its code meets: activations, counts, accumulation.
+fn renorm_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    let renorm = Some(Renorm { rmax: 3.0, dmax: 5.0 });
+    for memory in MEMORY {
+        for activation in [Activation::None, Activation::Relu] {
+            for update in [Update::Rate(0.1), Update::Cumulative] {
+                for non_finite in [NonFinite::Propagate, NonFinite::Keep] {
+                    let accumulate = non_finite == NonFinite::Keep;
+                    let gradients = Gradients { accumulate, ..Gradients::ALL };
+                    let base = base(memory, 3);
+                    let base = Config { renorm, activation, update, non_finite, ..base };
+                    configs.push(Config { gradients, ..base });
+                }
+            }
         }
     }
     configs
