@@ -7,16 +7,17 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 
+use ndarray::Array1;
 use serde_json::{Value, json};
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, Finalize,
-    FrozenBackward, Gradient, Gradients, Infer, Kernel, Mask, Memory, NonFinite, Normalize,
-    Operation, Plan, Reduce, RunningVariance, Slot, Statistics, Train, Tuning, Update, reference,
-    shader,
+    FrozenBackward, Gradient, Gradients, GroupNorm, GroupNormBackward, Infer, Kernel, Mask, Memory,
+    NonFinite, Normalize, Operation, Plan, Reduce, RunningVariance, Slot, Statistics, Train,
+    Tuning, Update, reference, shader,
 };
 
-use crate::common::check::{Oracle, flat, rate};
-use crate::common::compare::{Arithmetic, Bounds, Center, accumulated};
+use crate::common::check::{Oracle, flat, given, rate};
+use crate::common::compare::{Arithmetic, Bounds, Center, GroupBounds, accumulated};
 use crate::common::data::{Case, Data, Random, shards, small_tunings};
 use crate::common::runner::{self, Arrangement, Contents, bits, inputs};
 use crate::common::variants;
@@ -207,12 +208,7 @@ impl Cases {
         });
 
         // What a forward leaves, without its rounding.
-        let mean: Vec<f32> = f.mean.iter().map(|&v| v as f32).collect();
-        let rest = f.mean.iter().zip(&mean).map(|(&v, &mean)| (v - f64::from(mean)) as f32);
-        let inv_std = f.inv_std.iter().map(|&v| v as f32);
-        let saved: Vec<f32> =
-            mean.iter().copied().chain(rest).chain(inv_std).chain(vec![n as f32; c]).collect();
-        contents.insert(Slot::Saved, bits(&saved));
+        contents.insert(Slot::Saved, saved(&f.mean, &f.inv_std, n));
         // What the activation takes decides the mask.
         let before = Config { activation: Activation::None, ..config.clone() };
         let trained = reference::train(&input, &oracle.running, &before).unwrap().y;
@@ -278,6 +274,31 @@ impl Cases {
             let g = reference::frozen_backward(&input, dy, running, config).unwrap();
             gradients(g, [frozen.dx(), frozen.dgamma(), frozen.dbeta(), frozen.dz()])
         });
+
+        // As many groups as the config says: one.
+        let bounds = GroupBounds::new(case.geometry(), given(case, &data), config);
+        let f = reference::group_norm(&input, config).unwrap();
+        let (count, mean) = (f.mean.len(), f.mean.to_vec());
+        let n = case.geometry().len() as f64 / count as f64;
+        contents.remove(&Slot::Mask);
+        contents.remove(&Slot::Saved);
+        self.add::<GroupNorm>(case, &contents, || {
+            let (inv_std, b) = (f.inv_std.to_vec(), &bounds.groups);
+            vec![
+                Expected::new(y, flat(&f.y), bounds.rows.y()),
+                Expected::new(Slot::Saved, mean, b.whole_mean()).with_rest(count),
+                Expected::new(Slot::Saved, inv_std, b.inv_std()).at(2 * count),
+                Expected::new(Slot::Saved, vec![n; count], b.count()).at(3 * count),
+            ]
+        });
+        contents.insert(Slot::Saved, saved(&f.mean, &f.inv_std, n));
+        let normalized = reference::group_norm(&input, &before).unwrap().y;
+        contents.insert(Slot::Mask, mask(config.activation, &flat(&normalized)));
+        self.add::<GroupNormBackward>(case, &contents, || {
+            let g = reference::group_norm_backward(&input, oracle.dy.view(), config).unwrap();
+            let b = &bounds;
+            gradients(g, [b.groups.dx(), b.dgamma(), b.dbeta(), b.rows.dz()])
+        });
     }
 
     /// An empty batch has zeros as statistics and as gradients of the parameters.
@@ -298,6 +319,16 @@ impl Cases {
             vec![zeros(Slot::Saved, 4 * c)]
         });
     }
+}
+
+/// What a forward of n values in each mean leaves, without its rounding.
+fn saved(mean: &Array1<f64>, inv_std: &Array1<f64>, n: f64) -> Vec<u32> {
+    let narrow: Vec<f32> = mean.iter().map(|&v| v as f32).collect();
+    let rest = mean.iter().zip(&narrow).map(|(&v, &mean)| (v - f64::from(mean)) as f32);
+    let inv_std = inv_std.iter().map(|&v| v as f32);
+    let count = vec![n as f32; mean.len()];
+    let all: Vec<f32> = narrow.iter().copied().chain(rest).chain(inv_std).chain(count).collect();
+    bits(&all)
 }
 
 /// One bit per value, set where a ReLU is open.
@@ -429,4 +460,4 @@ fn cases_cover_every_kernel() {
 }
 
 /// So that the list cannot shrink unnoticed.
-const CASE_COUNT: usize = 1_960;
+const CASE_COUNT: usize = 2_366;
