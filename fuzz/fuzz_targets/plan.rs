@@ -6,9 +6,9 @@
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use wgpu_batchnorm::{
-    Affine, Backward, Caps, ChannelAxis, Class, Config, FrozenBackward, Geometry, Gradients, Infer,
-    MAX_ITERATIONS, Memory, NonFinite, Operation, Plan, RunningVariance, SingleValue, Slot,
-    Statistics, Train, Tuning, Update, shader,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, FrozenBackward,
+    Geometry, Gradients, Infer, MAX_ITERATIONS, Mask, Memory, NonFinite, Operation, Plan,
+    RunningVariance, SingleValue, Slot, Statistics, Train, Tuning, Update, shader,
 };
 
 #[derive(Arbitrary, Debug)]
@@ -104,7 +104,7 @@ fn examine<O: Operation>(
             assert!(size_of(binding.slot) > 0, "{:?} binds {}: {text}", v.kernel, binding.slot);
         }
         // What the proof of the unchecked shaders builds on.
-        if !geometry.is_empty() {
+        if !geometry.is_empty() && v.slots.iter().any(|slot| slot.is_tensor()) {
             for divisor in [p.row_loads, p.chunk_count, p.per_chunk, p.run, p.channel_count] {
                 assert!(divisor >= 1 || v.kernel.name() == "count_batch", "{text}");
             }
@@ -152,7 +152,18 @@ fuzz_target!(|bytes: &[u8]| {
         single_value: if flag(4) { SingleValue::Allow } else { SingleValue::Error },
         non_finite: if flag(5) { NonFinite::Keep } else { NonFinite::Propagate },
         memory: [Memory::Separate, Memory::InPlace, Memory::Arena][usize::from(q.choices[1] % 3)],
-        gradients: Gradients { x: flag(6), gamma: flag(7), beta: flag(8), accumulate: flag(9) },
+        gradients: Gradients {
+            x: flag(6),
+            gamma: flag(7),
+            beta: flag(8),
+            z: flag(14),
+            accumulate: flag(9),
+        },
+        element: [Element::F32, Element::F16, Element::Bf16][usize::from(q.choices[0] / 4 % 3)],
+        activation: [Activation::None, Activation::Relu, Activation::RELU6, Activation::Silu]
+            [usize::from(q.choices[1] / 3 % 4)],
+        residual: flag(15),
+        mask: [Mask::Auto, Mask::Bits, Mask::Recompute][usize::from(q.choices[1] / 12 % 3)],
         ..Config::pytorch()
     };
     let [binding, workgroups, lanes, alignment] = q.caps.each_ref().map(Size::get);
