@@ -257,21 +257,27 @@ fn thousands_of_recordings_do_not_grow() {
 
 /// What `work` leaves allocated when it is done `times` times more, after it was done as often to
 /// warm up: less than any allocation each time would, once the threads that are just ending have
-/// ended. A driver's own memory may go up and down by some pages.
+/// ended. A leak grows in every round; a table of wgpu's that is enlarged once, as more threads end
+/// late on a busy machine, does not. A driver's own memory may go up and down by some pages.
 fn grows(what: &str, times: usize, mut work: impl FnMut()) {
+    const ROUNDS: usize = 4;
     (0..times).for_each(|_| work());
-    let (live, resident_before) = (allocations::live(), resident());
-    (0..times).for_each(|_| work());
-    let grown = || allocations::live() - live;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while grown() >= 4096 && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(20));
-    }
-    let live = grown();
-    let resident = resident().zip(resident_before).map(|(now, before)| now - before);
-    println!("{what}: {times} more grow by {live} bytes allocated, {resident:?} bytes resident");
-    assert!(live < 4096, "{what} leak {live} bytes");
-    assert!(resident.is_none_or(|grown| grown < 2 << 20), "{what} grow by {resident:?} bytes");
+    let round = |work: &mut dyn FnMut()| {
+        let (live, before) = (allocations::live(), resident());
+        (0..times).for_each(|_| work());
+        let grown = || allocations::live() - live;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while grown() >= 4096 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let resident = resident().zip(before).map(|(now, before)| now - before);
+        println!(
+            "{what}: {times} more grow by {} bytes allocated, {resident:?} bytes resident",
+            grown()
+        );
+        grown() < 4096 && resident.is_none_or(|grown| grown < 2 << 20)
+    };
+    assert!((0..ROUNDS).any(|_| round(&mut work)), "{what} leak in every one of {ROUNDS} rounds");
 }
 
 /// The child of `thousands_of_recordings_do_not_grow`; alone, it has nothing to do.
