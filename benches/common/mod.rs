@@ -260,7 +260,8 @@ impl Subject {
             gpu: gpu.clone(),
             bound,
             copy,
-            config,
+            // The CPU path is plain and f32, whatever the kind.
+            config: Config::pytorch(),
             out: vec![0.0; n],
             x,
             dy,
