@@ -25,6 +25,10 @@ fn main(
     }
     s = tree_sums(s, lane, GROUP);
     if live && lane % GROUP == 0u {
+        if WEIGHTED && HAS_SAVED && load_saved(3u * params.channel_count + channel) == 0.0 {
+            // A batch without weight is empty.
+            s = Sums(0.0, 0.0);
+        }
         let at = sums_at(channel);
         store_scratch(at, s.dy);
         store_scratch(at + params.sums_plane, s.dyx);

@@ -28,14 +28,10 @@ fn main(
         let center = center_from(shift_of(channel), m);
         settle(channel, center, m);
         keep_moments(channel, center, m);
-        let c = params.channel_count;
         if !HAS_SAVED && !HAS_MOMENTS {
             // Of a window: a part, which merge_parts merges.
             let at = params.sums + params.first_channel + channel;
-            store_scratch(at, center.mean);
-            store_scratch(at + c, center.rest);
-            store_scratch(at + 2u * c, m.variance);
-            store_scratch(at + 3u * c, f32(m.count));
+            keep_part(at, params.channel_count, center, m);
         }
     }
 }

@@ -1,26 +1,36 @@
 
-// Merges the statistics of parts of a batch, each a row (mean, rest, variance, count) of `parts`;
-// GROUP lanes share a channel. A part without values is not looked at, whatever it holds.
-// Grid: channels / (LANES / GROUP). Reads: parts, or the scratch from params.partials; batches.
-// Writes: saved, running_mean, running_var; or moments.
+// Merges the statistics of parts of a batch, each four rows (mean, rest, variance, count) of `parts`,
+// or of the scratch; GROUP lanes share a channel. A part without values is not looked at, whatever it
+// holds.
+// Grid: channels / (LANES / GROUP). Reads: parts, or the scratch from params.partials,
+// [chunk][4][column]; batches.
+// Writes: saved, running_mean, running_var; or moments; or a part in the scratch, from params.sums.
 
 fn part_at(channel: u32, t: u32, plane: u32) -> f32 {
-    let i = (t * 4u + plane) * params.channel_count + channel;
+    let chunk = t / params.per_chunk;
+    let i = (chunk * 4u + plane) * params.width + column_of(channel, t);
     if HAS_PARTS {
         return load_parts(i);
     }
     return load_scratch(params.partials + i);
 }
 
-// What the means are merged relative to: the first one that is finite and of a part with values.
-fn shift_of_parts(channel: u32) -> f32 {
-    for (var t = 0u; t < partial_count(); t = t + 1u) {
-        let mean = part_at(channel, t, 0u);
-        if part_at(channel, t, 3u) > 0.0 && is_finite(mean) {
-            return mean;
+var<workgroup> tree_first: array<u32, LANES>;
+
+// The least number of GROUP neighbouring lanes, in all of them.
+fn first_of(own: u32, lane: u32) -> u32 {
+    var first = own;
+    for (var distance = 1u; distance < GROUP; distance = distance * 2u) {
+        tree_first[lane] = first;
+        workgroupBarrier();
+        if lane % (distance * 2u) == 0u {
+            first = min(first, tree_first[lane + distance]);
         }
+        workgroupBarrier();
     }
-    return 0.0;
+    tree_first[lane] = first;
+    workgroupBarrier();
+    return tree_first[lane / GROUP * GROUP];
 }
 
 @compute @workgroup_size(LANES)
@@ -35,10 +45,22 @@ fn main(
     }
     let channel = index * (LANES / GROUP) + lane / GROUP;
     let live = channel < params.channels_here;
+    // What the means are merged relative to: the first one that is finite and of a part with values.
+    var own = partial_count();
+    if live {
+        for (var t = lane % GROUP; t < own; t = t + GROUP) {
+            if part_at(channel, t, 3u) > 0.0 && is_finite(part_at(channel, t, 0u)) {
+                own = t;
+            }
+        }
+    }
+    let first = first_of(own, lane);
     var m = Moments(0.0, 0.0, 0.0);
     var k = 0.0;
     if live {
-        k = shift_of_parts(channel);
+        if first < partial_count() {
+            k = part_at(channel, first, 0u);
+        }
         for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
             let count = part_at(channel, t, 3u);
             if count > 0.0 {
@@ -54,5 +76,10 @@ fn main(
         let center = center_from(k, m);
         settle(channel, center, m);
         keep_moments(channel, center, m);
+        if !HAS_SAVED && !HAS_MOMENTS {
+            // Of a window: a part itself.
+            let at = params.sums + params.first_channel + channel;
+            keep_part(at, params.channel_count, center, m);
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::config::{Config, Update};
 use crate::cpu::{
     self, BackwardSlices, FrozenBackwardSlices, InferSlices, StatisticsSlices, TrainSlices,
 };
-use crate::geometry::{ChannelAxis, Geometry};
+use crate::geometry::Geometry;
 use crate::host::{
     BackwardOutput, Gpu, HostError, Input, RunningStatistics, SavedStatistics, TrainOutput,
     check_length, check_shape, operations, shaped, standard, values,
@@ -234,17 +234,14 @@ impl Cpu {
     ///
     /// # Errors
     /// [`HostError`]: a bad shape.
-    pub fn statistics_blocking(
-        &self,
-        x: ArrayViewD<'_, f32>,
-        axis: ChannelAxis,
-    ) -> Result<Moments, HostError> {
-        let geometry = Geometry::new(x.shape(), axis)?;
-        let mut moments = vec![0.0; 4 * geometry.channels() as usize];
-        let x_values = standard(x.view());
-        let slices = StatisticsSlices { x: values(&x_values), moments: &mut moments };
+    pub fn statistics_blocking(&self, input: &Input<'_>) -> Result<Moments, HostError> {
         // No number of a config matters.
-        cpu::statistics(geometry, &Config::pytorch(), slices)?;
+        let (geometry, config) = input.prepare(&Config::pytorch())?;
+        let config = Config { residual: false, ..config };
+        let mut moments = vec![0.0; 4 * geometry.channels() as usize];
+        let x_values = standard(input.x.view());
+        let slices = StatisticsSlices { x: values(&x_values), moments: &mut moments };
+        cpu::statistics(geometry, &config, slices)?;
         let count = geometry.values_per_channel() as f64;
         Ok(Moments::from_slot(&moments)?.with_count(count)?)
     }

@@ -121,6 +121,8 @@ buffers! {
         running_var: RunningVar,
         /// Updated, one `u32`; given if [`Update::Cumulative`](crate::Update::Cumulative).
         batches: Batches,
+        /// Weights of positions, `[outer, inner]`; given if [`Config::weights`](crate::Config::weights).
+        weights: Weights,
         /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
         scratch: Scratch,
     }
@@ -173,6 +175,8 @@ buffers! {
         dz: Dz,
         /// What the forward wrote, where the plan's slots have it.
         mask: Mask,
+        /// Weights of positions, `[outer, inner]`; given if [`Config::weights`](crate::Config::weights).
+        weights: Weights,
         /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
         scratch: Scratch,
     }
@@ -218,6 +222,8 @@ buffers! {
         /// Written `[4, C]`: mean, its rounding remainder, population variance, count; zeros for an
         /// empty batch. [`Moments::from_slot`](crate::Moments::from_slot) takes it.
         moments: Moments,
+        /// Weights of positions, `[outer, inner]`; given if [`Config::weights`](crate::Config::weights).
+        weights: Weights,
         /// Working memory of [`scratch_size`](crate::Plan::scratch_size) bytes.
         scratch: Scratch,
     }
@@ -315,6 +321,8 @@ buffers! {
         dz: Dz,
         /// What [`Normalize`] wrote, where the plan's slots have it.
         mask: Mask,
+        /// Weights of positions, `[outer, inner]`; given if [`Config::weights`](crate::Config::weights).
+        weights: Weights,
     }
 }
 

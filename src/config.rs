@@ -234,7 +234,7 @@ pub struct Renorm {
 /// ```
 ///
 /// All presets: f32, `γ` and `β`, no activation, no residual, one group, no
-/// renormalization, separate buffers, all gradients,
+/// renormalization, no weights, separate buffers, all gradients,
 /// non-finite values propagate, and [`SingleValue::Error`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -263,6 +263,21 @@ pub struct Config {
     pub groups: u64,
     /// Batch renormalization. Inference and its backward do not look at it.
     pub renorm: Option<Renorm>,
+    /// Weigh every position in the batch's statistics: the slot `weights`, `[outer, inner]`, f32 ≥ 0
+    /// whatever the element. With W = Σw over the batch, `μ = Σw·x/W` and `σ² = Σw·(x−μ)²/W`, and W
+    /// takes the place of n everywhere, also in the unbiased variance (W/(W−1) for W > 1: weights are
+    /// frequencies). Positions of weight 0, such as padding, have no part in the statistics and may
+    /// hold NaN; y is computed there as everywhere. W = 0 is an empty batch: nothing moves, y = β,
+    /// dx = dγ = dβ = 0.
+    ///
+    /// The backward is the exact derivative: `dx = γ·i·(dy − w/W·(S₁ + (x−μ)·i²·S₂))`, with sums over
+    /// all positions. A loss that does not look at padding has dy = 0 there, and such a position adds
+    /// nothing, even if it holds NaN.
+    ///
+    /// Inference and its backward do not look at it. Group normalization refuses it. A
+    /// weight that is negative or not finite is the caller's mistake, which the host form finds and
+    /// the kernels cannot.
+    pub weights: bool,
     /// How the tensors lie in memory.
     pub memory: Memory,
     /// What backward operations produce.
@@ -284,6 +299,7 @@ impl Config {
             mask: Mask::Auto,
             groups: 1,
             renorm: None,
+            weights: false,
             memory: Memory::Separate,
             gradients: Gradients::ALL,
         }

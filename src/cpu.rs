@@ -348,6 +348,7 @@ fn unsupported(config: &Config) -> Option<&'static str> {
         Config { element: Element::F16 | Element::Bf16, .. } => Some("an element but f32"),
         Config { residual: true, .. } => Some("a residual"),
         Config { renorm: Some(_), .. } => Some("batch renormalization"),
+        Config { weights: true, .. } => Some("Config::weights"),
         Config { activation: Activation::None, .. } => None,
         Config { .. } => Some("an activation"),
     }

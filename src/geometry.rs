@@ -33,6 +33,24 @@ pub struct Geometry {
     inner: u64,
 }
 
+impl ChannelAxis {
+    /// The shape of one value for each position of `shape`, which has the axis: `[outer, inner]`
+    /// elements, row-major.
+    pub(crate) fn positions(&self, shape: &[usize]) -> Vec<usize> {
+        let rank = shape.len();
+        let channels = match *self {
+            Self::First => 1..2,
+            Self::Last => rank - 1..rank,
+            Self::At(axis) if axis < 0 => {
+                rank - axis.unsigned_abs()..rank - axis.unsigned_abs() + 1
+            }
+            Self::At(axis) => axis.unsigned_abs()..axis.unsigned_abs() + 1,
+            Self::PerActivation => 1..rank,
+        };
+        [&shape[..channels.start], &shape[channels.end..]].concat()
+    }
+}
+
 impl Geometry {
     /// Views `shape` (sizes in elements, row-major) with its channels at `axis`.
     ///
@@ -199,6 +217,14 @@ pub(crate) struct Window {
     pub geometry: Geometry,
 }
 
+impl Window {
+    /// Its first position among those of the `whole` tensor, numbered over outer and inner.
+    pub(crate) fn position(&self, whole: &Geometry) -> u64 {
+        let sample = whole.channels * whole.inner;
+        self.first / sample * whole.inner + self.first % whole.inner
+    }
+}
+
 /// Why a shape cannot be viewed as `[outer, C, inner]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -250,6 +276,22 @@ mod tests {
         assert_eq!(view(&[2, 3, 4, 5], ChannelAxis::PerActivation), (2, 60, 1));
         assert_eq!(view(&[7], ChannelAxis::Last), (1, 7, 1));
         assert_eq!(view(&[0, 3, 4], ChannelAxis::First), (0, 3, 4));
+    }
+
+    #[test]
+    fn positions_are_all_but_the_channels() {
+        let shape = [2, 3, 4, 5];
+        for (axis, expected) in [
+            (ChannelAxis::First, &[2, 4, 5][..]),
+            (ChannelAxis::Last, &[2, 3, 4]),
+            (ChannelAxis::At(0), &[3, 4, 5]),
+            (ChannelAxis::At(-2), &[2, 3, 5]),
+            (ChannelAxis::PerActivation, &[2]),
+        ] {
+            assert_eq!(axis.positions(&shape), expected);
+            let g = Geometry::new(&shape, axis).unwrap();
+            assert_eq!(expected.iter().product::<usize>() as u64, g.values_per_channel());
+        }
     }
 
     #[test]

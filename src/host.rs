@@ -33,9 +33,10 @@ pub struct Gpu {
     timeout: Duration,
 }
 
-/// What every operation takes: the tensor, its parameters and its residual. An absent parameter is 1
-/// (gamma) or 0 (beta). Presence decides: the [`affine`](Config::affine) and the
-/// [`residual`](Config::residual) of a config are not looked at by the host form.
+/// What every operation takes: the tensor, its parameters, its residual and its weights. An absent
+/// parameter is 1 (gamma) or 0 (beta). Presence decides: the [`affine`](Config::affine), the
+/// [`residual`](Config::residual) and the [`weights`](Config::weights) of a config are not looked at by
+/// the host form.
 ///
 /// Arrays are f32. Under [`Element::F16`] and [`Element::Bf16`], tensors are rounded to the element
 /// on their way to the device, and results widened on their way back.
@@ -58,12 +59,15 @@ pub struct Input<'a> {
     pub beta: Option<ArrayView1<'a, f32>>,
     /// Residual, shaped as `x`, added before the activation.
     pub z: Option<ArrayViewD<'a, f32>>,
+    /// Weights of positions in the batch's statistics, finite and ≥ 0, shaped as `x` without its
+    /// channel axis (per activation: `[N]`). See [`Config::weights`].
+    pub weights: Option<ArrayViewD<'a, f32>>,
 }
 
 impl<'a> Input<'a> {
-    /// A tensor without parameters and residual.
+    /// A tensor alone.
     pub fn new(x: ArrayViewD<'a, f32>, axis: ChannelAxis) -> Self {
-        Self { x, axis, gamma: None, beta: None, z: None }
+        Self { x, axis, gamma: None, beta: None, z: None, weights: None }
     }
 }
 
@@ -482,34 +486,35 @@ impl Gpu {
         self.gradients(plan, &inputs, input.x.shape()).await
     }
 
-    /// The statistics of `x` alone, in one read. Several batches' [`Moments::merge`] exactly.
+    /// The statistics of `input.x` alone, in one read, weighed if there are weights. Several batches'
+    /// [`Moments::merge`] exactly.
     ///
     /// # Errors
-    /// [`HostError`]: a bad shape, or a device that fails.
-    pub async fn statistics(
-        &self,
-        x: ArrayViewD<'_, f32>,
-        axis: ChannelAxis,
-    ) -> Result<Moments, HostError> {
-        self.statistics_as(x, axis, Element::F32).await
+    /// [`HostError`]: a bad shape or weight, or a device that fails.
+    pub async fn statistics(&self, input: &Input<'_>) -> Result<Moments, HostError> {
+        self.statistics_as(input, Element::F32).await
     }
 
-    /// The statistics of `x` as the element holds it.
+    /// The statistics of `input.x` as the element holds it.
     pub(crate) async fn statistics_as(
         &self,
-        x: ArrayViewD<'_, f32>,
-        axis: ChannelAxis,
+        input: &Input<'_>,
         element: Element,
     ) -> Result<Moments, HostError> {
-        let geometry = Geometry::new(x.shape(), axis)?;
+        let Input { axis, weights, .. } = input;
+        let input = Input { weights: weights.clone(), ..Input::new(input.x.view(), *axis) };
         // Nothing else of a config matters.
-        let config = Config { element, ..Config::pytorch() };
+        let (geometry, config) = input.prepare(&Config { element, ..Config::pytorch() })?;
         let plan = Plan::<Statistics>::new(geometry, &config, self.caps())?;
-        let x = standard(x);
-        let inputs = [(Slot::X, Source::Floats(values(&x)))];
+        let arrays = input.arrays([]);
+        let inputs = arrays.inputs(geometry.channels() as usize)?;
         let slot = self.run(plan, &inputs, &[Slot::Moments]).await?.pop().unwrap_or_default();
-        // The slot's count is rounded above 2^24.
-        Ok(Moments::from_slot(&slot)?.with_count(geometry.values_per_channel() as f64)?)
+        let moments = Moments::from_slot(&slot)?;
+        match input.weights {
+            Some(_) => Ok(moments),
+            // The slot's count is rounded above 2^24.
+            None => Ok(moments.with_count(geometry.values_per_channel() as f64)?),
+        }
     }
 
     /// Runs a backward and hands out what its config asked for.
@@ -766,7 +771,7 @@ macro_rules! operations {
                 config: &Config
             ) -> BackwardOutput = frozen_backward;
             /// [`statistics`](Self::statistics), blocking.
-            statistics_blocking(x: ArrayViewD<'_, f32>, axis: ChannelAxis) -> Moments = statistics;
+            statistics_blocking(input: &Input<'_>) -> Moments = statistics;
         }
     };
 }
@@ -791,9 +796,13 @@ impl Input<'_> {
         if let Some(z) = &self.z {
             check_shape(Slot::Z, z, &self.x)?;
         }
+        if let Some(weights) = &self.weights {
+            check_weights(weights, self.axis, self.x.shape())?;
+        }
         let config = Config {
             affine: Affine { gamma: self.gamma.is_some(), beta: self.beta.is_some() },
             residual: self.z.is_some(),
+            weights: self.weights.is_some(),
             mask: Mask::Recompute,
             gradients: Gradients { accumulate: false, ..config.gradients },
             memory: Memory::Separate,
@@ -810,7 +819,9 @@ impl Input<'_> {
         let gamma = self.gamma.map(|gamma| (Slot::Gamma, gamma.reborrow().into_dyn()));
         let beta = self.beta.map(|beta| (Slot::Beta, beta.reborrow().into_dyn()));
         let z = self.z.as_ref().map(|z| (Slot::Z, z.view()));
+        let weights = self.weights.as_ref().map(|weights| (Slot::Weights, weights.view()));
         let all = [(Slot::X, self.x.view())].into_iter().chain(gamma).chain(beta).chain(z);
+        let all = all.chain(weights);
         Arrays(all.chain(others).map(|(slot, array)| (slot, standard(array))).collect())
     }
 }
@@ -822,7 +833,7 @@ impl Arrays<'_> {
     fn inputs(&self, channels: usize) -> Result<Vec<(Slot, Source<'_>)>, HostError> {
         let mut inputs = Vec::with_capacity(self.0.len() + 1);
         for (slot, array) in &self.0 {
-            if !slot.is_tensor() {
+            if slot.is_of_channels() {
                 check_length(*slot, array.len(), channels)?;
             }
             inputs.push((*slot, Source::Floats(values(array))));
@@ -908,6 +919,23 @@ pub(crate) fn check_shape(
     }
 }
 
+/// Their shape, and that each is finite and ≥ 0.
+pub(crate) fn check_weights(
+    weights: &ArrayViewD<'_, f32>,
+    axis: ChannelAxis,
+    x: &[usize],
+) -> Result<(), HostError> {
+    let expected = axis.positions(x);
+    if weights.shape() != expected {
+        let (slot, found) = (Slot::Weights, weights.shape().to_vec());
+        return Err(HostError::Shape { slot, x: expected, found });
+    }
+    match weights.iter().enumerate().find(|(_, w)| !(w.is_finite() && **w >= 0.0)) {
+        Some((position, &value)) => Err(HostError::Weight { position, value }),
+        None => Ok(()),
+    }
+}
+
 pub(crate) fn check_length(slot: Slot, length: usize, channels: usize) -> Result<(), HostError> {
     if length == channels { Ok(()) } else { Err(HostError::Length { slot, length, channels }) }
 }
@@ -989,11 +1017,11 @@ pub enum HostError {
         /// The number of channels.
         channels: usize,
     },
-    /// A tensor that is not shaped as `x`.
+    /// A tensor that is not shaped as `x`, or weights that are not as `x` without its channel axis.
     Shape {
         /// Which.
         slot: Slot,
-        /// Shape of `x`.
+        /// The shape it should have.
         x: Vec<usize>,
         /// Its shape.
         found: Vec<usize>,
@@ -1011,6 +1039,18 @@ pub enum HostError {
         channel: usize,
         /// Its value.
         value: f32,
+    },
+    /// A weight that is negative or not finite.
+    Weight {
+        /// Which, in row-major order.
+        position: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// Weights that the layer's config does not have, or none where it has them.
+    Weights {
+        /// Whether they were given.
+        given: bool,
     },
     /// A residual that the layer's config does not have, or none where it has one.
     Residual {
@@ -1068,13 +1108,22 @@ impl fmt::Display for HostError {
                 write!(f, "{slot} has {length} values for {channels} channels")
             }
             Self::Shape { slot, x, found } => {
-                write!(f, "{slot} is shaped {found:?}, x is shaped {x:?}")
+                write!(f, "{slot} is shaped {found:?}, and not {x:?}")
             }
             Self::Channels { found, expected } => {
                 write!(f, "x has {found} channels, the layer has {expected}")
             }
             Self::RunningVariance { channel, value } => {
                 write!(f, "running_var of channel {channel} is {value}; it must be finite and >= 0")
+            }
+            Self::Weight { position, value } => {
+                write!(f, "weight {position} is {value}; it must be finite and >= 0")
+            }
+            Self::Weights { given: true } => {
+                f.write_str("weights are given, but the config has none")
+            }
+            Self::Weights { given: false } => {
+                f.write_str("the config has weights, but none are given")
             }
             Self::Residual { given: true } => {
                 f.write_str("z is given, but the config has no residual")

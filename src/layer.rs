@@ -5,8 +5,8 @@ use ndarray::{Array1, ArrayD, ArrayViewD};
 use crate::config::{Config, Gradients, Mask, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry};
 use crate::host::{
-    BackwardOutput, Gpu, HostError, Source, check_length, check_shape, floats, narrowed, shaped,
-    standard, values,
+    BackwardOutput, Gpu, HostError, Input, Source, check_length, check_shape, check_weights,
+    floats, narrowed, shaped, standard, values,
 };
 use crate::moments::{Moments, MomentsError};
 use crate::plan::{Backward, FrozenBackward, Infer, Plan, Slot, Train};
@@ -52,24 +52,28 @@ struct LastForward {
     slots: Vec<(Slot, wgpu::Buffer)>,
 }
 
-/// What a layer takes: a tensor, or `(x, z)` where its config has a residual.
+/// What a layer takes: a tensor, or `(x, z)` where its config has a residual; with weights, written
+/// out.
 #[derive(Debug, Clone)]
 pub struct LayerInput<'a> {
     /// The tensor.
     pub x: ArrayViewD<'a, f32>,
     /// The residual, shaped as `x`; given if [`Config::residual`].
     pub z: Option<ArrayViewD<'a, f32>>,
+    /// Weights of positions, finite and ≥ 0, shaped as `x` without its channel axis; given in training
+    /// if [`Config::weights`]. Inference does not look at them.
+    pub weights: Option<ArrayViewD<'a, f32>>,
 }
 
 impl<'a> From<ArrayViewD<'a, f32>> for LayerInput<'a> {
     fn from(x: ArrayViewD<'a, f32>) -> Self {
-        Self { x, z: None }
+        Self { x, z: None, weights: None }
     }
 }
 
 impl<'a> From<(ArrayViewD<'a, f32>, ArrayViewD<'a, f32>)> for LayerInput<'a> {
     fn from((x, z): (ArrayViewD<'a, f32>, ArrayViewD<'a, f32>)) -> Self {
-        Self { x, z: Some(z) }
+        Self { x, z: Some(z), weights: None }
     }
 }
 
@@ -150,12 +154,18 @@ impl BatchNorm {
     ) -> Result<ArrayD<f32>, HostError> {
         let input = input.into();
         let geometry = self.geometry(&input)?;
+        self.check_weights(&input)?;
         let plan = Plan::<Train>::new(geometry, &self.config, self.gpu.caps())?;
         let backward = Plan::<Backward>::new(geometry, &self.config, self.gpu.caps())?;
         let keeps = |slot| backward.slots().iter().any(|(kept, _)| *kept == slot);
         let mut slots = Vec::new();
         for (slot, tensor) in input.tensors() {
             slots.push((slot, self.upload(slot, plan.slot_size(slot), tensor)?));
+        }
+        if let Some(weights) = &input.weights {
+            let (slot, weights) = (Slot::Weights, standard(weights.view()));
+            let words = bytemuck::cast_slice(values(&weights));
+            slots.push((slot, self.gpu.memory(slot, plan.slot_size(slot), words)?));
         }
         for slot in [Slot::Saved, Slot::Mask] {
             if plan.slots().iter().any(|(used, _)| *used == slot) {
@@ -312,8 +322,8 @@ impl BatchNorm {
     }
 
     /// Replaces the running statistics by the exact statistics of all values of `batches` together:
-    /// inputs of the layer as in [`forward_infer`](Self::forward_infer), of any and unequal sizes,
-    /// each read once. For precise batch norm (after training) and AdaBN (another domain). The
+    /// inputs of the layer as in [`forward_train`](Self::forward_train) (a residual is not looked at),
+    /// of any and unequal sizes, each read once. For precise batch norm (after training) and AdaBN (another domain). The
     /// other choice, an average of batches with equal weights, is training forwards under
     /// [`Update::Cumulative`]. Gives the statistics, which more batches may be merged into.
     ///
@@ -322,12 +332,16 @@ impl BatchNorm {
     /// [`set_running`](Self::set_running) refuses; the layer is then as it was.
     pub async fn re_estimate<'a>(
         &mut self,
-        batches: impl IntoIterator<Item = ArrayViewD<'a, f32>>,
+        batches: impl IntoIterator<Item = impl Into<LayerInput<'a>>>,
     ) -> Result<Moments, HostError> {
         let mut all = Moments::empty(self.channels);
-        for x in batches {
-            self.channels_of(&x)?;
-            all.merge(&self.gpu.statistics_as(x, self.axis, self.config.element).await?)?;
+        for batch in batches {
+            let batch = batch.into();
+            self.channels_of(&batch.x)?;
+            self.check_weights(&batch)?;
+            let LayerInput { x, weights, .. } = batch;
+            let input = Input { weights, ..Input::new(x, self.axis) };
+            all.merge(&self.gpu.statistics_as(&input, self.config.element).await?)?;
         }
         self.set_running(&all)?;
         Ok(all)
@@ -341,6 +355,15 @@ impl BatchNorm {
             (given, _) => return Err(HostError::Residual { given: given.is_some() }),
         }
         self.channels_of(&input.x)
+    }
+
+    /// That there are weights where the config asks for them, and good ones.
+    fn check_weights(&self, input: &LayerInput<'_>) -> Result<(), HostError> {
+        match (&input.weights, self.config.weights) {
+            (Some(weights), true) => check_weights(weights, self.axis, input.x.shape()),
+            (None, false) => Ok(()),
+            (given, _) => Err(HostError::Weights { given: given.is_some() }),
+        }
     }
 
     /// Frozen passes of this form compute an activation's slope again.
@@ -472,7 +495,7 @@ impl BatchNorm {
     /// As its async twin.
     pub fn re_estimate_blocking<'a>(
         &mut self,
-        batches: impl IntoIterator<Item = ArrayViewD<'a, f32>>,
+        batches: impl IntoIterator<Item = impl Into<LayerInput<'a>>>,
     ) -> Result<Moments, HostError> {
         pollster::block_on(self.re_estimate(batches))
     }

@@ -177,13 +177,15 @@ pub enum Slot {
     Parts,
     /// `[2, C]`: `Σdy` and `Σdy·(x−μ)`.
     Sums,
+    /// `[outer, inner]`: the weight of every position in the batch's statistics, f32 ≥ 0.
+    Weights,
     /// Working memory, garbage before and after.
     Scratch,
 }
 
 impl Slot {
     /// All slots, in binding order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::X,
         Self::Y,
         Self::Dy,
@@ -202,6 +204,7 @@ impl Slot {
         Self::Mask,
         Self::Parts,
         Self::Sums,
+        Self::Weights,
         Self::Scratch,
     ];
 
@@ -226,6 +229,7 @@ impl Slot {
             Self::Mask => "mask",
             Self::Parts => "parts",
             Self::Sums => "sums",
+            Self::Weights => "weights",
             Self::Scratch => "scratch",
         }
     }
@@ -307,9 +311,14 @@ pub enum Kernel {
     RowsStatistics,
     /// Partial mean and variance of chunks of columns.
     ColumnsStatistics,
+    /// Mean, remainder, variance and sum of weights of chunks of rows.
+    RowsWeightedStatistics,
+    /// Mean, remainder, variance and sum of weights of chunks of columns.
+    ColumnsWeightedStatistics,
     /// Merges partial statistics; writes saved and running statistics, or the moments.
     FinalizeStatistics,
-    /// Merges the statistics of parts of a batch; writes saved and running statistics.
+    /// Merges the statistics of parts of a batch, or weighted ones; writes saved and running
+    /// statistics, or the moments.
     MergeParts,
     /// Normalize, scale, shift.
     RowsNormalize,
@@ -419,8 +428,9 @@ pub struct Params {
     pub per_group: u32,
     /// …and rows have the parameters of channel `row % parameter_count`.
     pub parameter_count: u32,
-    /// Padding to 16 bytes.
-    pub padding: u32,
+    /// Where the window's first position is in `weights`: in vector loads (rows), in values
+    /// (columns).
+    pub weights_base: u32,
 }
 
 /// An [`Activation`] without its number, which is a uniform.
@@ -482,6 +492,8 @@ pub struct Variant {
     pub renorm: bool,
     /// Group normalization: rows share statistics and parameters.
     pub grouped: bool,
+    /// Positions have weights.
+    pub weighted: bool,
 }
 
 impl Variant {
@@ -523,11 +535,13 @@ impl Stage {
             Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::MergeRows => {
                 partials.div_ceil(u64::from(self.variant.group_size)) + tree
             }
-            // Every lane looks for the first part that is not empty.
+            // Lanes look for the first part that is not empty, then merge.
             Kernel::MergeParts => {
-                partials + partials.div_ceil(u64::from(self.variant.group_size)) + tree
+                2 * (partials.div_ceil(u64::from(self.variant.group_size)) + tree)
             }
             Kernel::RowsStatistics | Kernel::RowsReduce => rows + tree,
+            Kernel::RowsWeightedStatistics => u64::from(p.chunk).div_ceil(lanes) + 2 * tree + 8,
+            Kernel::ColumnsWeightedStatistics => u64::from(p.chunk) + 8 * 4,
             Kernel::RowsNormalize | Kernel::RowsGradient => rows,
             Kernel::RowsForward | Kernel::RowsBackward => 2 * rows + tree,
             Kernel::RowsFrozen => u64::from(p.chunk).div_ceil(lanes) + tree,
@@ -589,6 +603,9 @@ impl<O: Operation> Plan<O> {
         let (groups, channels) = (config.groups, geometry.channels());
         if is_grouped::<O>() && (groups == 0 || !channels.is_multiple_of(groups)) {
             return Err(PlanError::Groups { groups, channels });
+        }
+        if is_grouped::<O>() && config.weights {
+            return Err(PlanError::Weights);
         }
         let size = tuning.workgroup_size;
         let max = caps.max_workgroup_size.min(MAX_WORKGROUP_SIZE);
@@ -714,6 +731,7 @@ impl<O: Operation> Plan<O> {
             Slot::Moments => 4 * channel_size,
             Slot::Parts => self.geometry.values_per_channel() * 4 * channel_size,
             Slot::Sums => 2 * channel_size,
+            Slot::Weights => self.geometry.values_per_channel() * 4,
             slot if slot.is_tensor() => {
                 (self.geometry.len() * self.config.element.size()).next_multiple_of(4)
             }
@@ -750,6 +768,7 @@ impl<O: Operation> Plan<O> {
             {
                 unless(update != Update::None, "Update::None leaves the running statistics alone")
             }
+            Slot::Weights => unless(self.config.weights, "the config has no weights"),
             Slot::Z => unless(residual, "the config has no residual"),
             Slot::Dz => unless(residual && gradients.z, "the config does not ask for dz"),
             Slot::Mask => {
@@ -817,12 +836,26 @@ impl<O: Operation> Plan<O> {
 }
 
 impl Kernel {
+    /// Whether it computes something else where positions have weights.
+    fn knows_weights(&self) -> bool {
+        matches!(
+            self,
+            Self::RowsReduce
+                | Self::ColumnsReduce
+                | Self::FinalizeGradients
+                | Self::RowsGradient
+                | Self::ColumnsGradient
+        )
+    }
+
     /// The kernel's name: its file in `shaders/` and the last part of its label.
     pub fn name(&self) -> &'static str {
         match self {
             Self::CountBatch => "count_batch",
             Self::RowsStatistics => "rows_statistics",
             Self::ColumnsStatistics => "columns_statistics",
+            Self::RowsWeightedStatistics => "rows_weighted_statistics",
+            Self::ColumnsWeightedStatistics => "columns_weighted_statistics",
             Self::FinalizeStatistics => "finalize_statistics",
             Self::MergeParts => "merge_parts",
             Self::RowsNormalize => "rows_normalize",
@@ -904,6 +937,8 @@ pub struct Builder<'a> {
     empty: bool,
     /// Rows share statistics and parameters.
     grouped: bool,
+    /// Positions have weights, and the operation knows it.
+    weighted: bool,
     /// For [`Finalize`], whose geometry is `[P, C]`.
     part_count: u32,
     stages: Vec<Stage>,
@@ -939,6 +974,7 @@ impl<'a> Builder<'a> {
             tensor_size: 0,
             empty: geometry.is_empty(),
             grouped: false,
+            weighted: config.weights,
             part_count: geometry.values_per_channel().min(u64::from(u32::MAX)) as u32,
             stages: Vec::new(),
             scratch: 0,
@@ -966,7 +1002,7 @@ impl<'a> Builder<'a> {
             builder.params.dmax = dmax as f32;
         }
         if !builder.empty {
-            builder.open(builder.window, builder.windows.len() == 1);
+            builder.open(builder.window, builder.windows.len() == 1 && !builder.weighted);
             builder.path = builder.layout_path();
         }
         builder
@@ -984,6 +1020,11 @@ impl<'a> Builder<'a> {
         // Of a tensor in one piece, zeros.
         self.params.base = ((begin - bound) / load) as u32;
         self.params.mask_base = (bound / load) as u32;
+        let position = window.position(&self.geometry);
+        self.params.weights_base = match self.walk {
+            Walk::Rows => (position / u64::from(self.vector)) as u32,
+            Walk::Columns => position as u32,
+        };
         self.params.first_channel = window.first_channel as u32;
         self.params.channels_here = window.geometry.channels() as u32;
         self.params.partials = 0;
@@ -1019,15 +1060,15 @@ impl<'a> Builder<'a> {
         self.windows.iter().map(|window| window.part + 1).max().unwrap_or(0)
     }
 
-    /// Floats of the partials of the window that has most.
-    fn most_partials(&mut self) -> u64 {
+    /// Floats in one plane of the partials of the window that has most.
+    fn largest_plane(&mut self) -> u64 {
         if self.is_whole() {
-            return 2 * self.plane;
+            return self.plane;
         }
         let mut most = 0;
         for i in 0..self.windows.len() {
             self.open(self.windows[i], false);
-            most = most.max(2 * self.plane);
+            most = most.max(self.plane);
         }
         most
     }
@@ -1215,6 +1256,7 @@ impl<'a> Builder<'a> {
                         | Kernel::FinalizeStatistics
                         | Kernel::FinalizeGradients
                 ),
+            weighted: self.weighted && kernel.knows_weights(),
         };
         let window = match self.is_whole() || !slots.iter().any(|slot| slot.is_tensor()) {
             true => None,
@@ -1340,7 +1382,7 @@ impl<'a> Builder<'a> {
             return;
         }
         // Parts are merged as partials: one chunk each, one partial in a chunk.
-        (self.params.chunk_count, self.params.per_chunk) = (self.part_count, 1);
+        self.merge_parts(self.part_count);
         self.path = "the statistics of all parts, merged";
         let slots = self.settled().with(self.part_count > 0, Slot::Parts);
         // Four planes of f32, whatever the tensors' element.
@@ -1359,11 +1401,12 @@ impl<'a> Builder<'a> {
     /// Partial statistics, then their merge into the slots of `settled`. Of a tensor in windows,
     /// each window's merge is a part, and the parts are merged.
     fn measure(&mut self, settled: Slots) {
+        let planes = if self.weighted { 4 } else { 2 };
         if self.is_whole() {
-            self.scratch = self.plane * 2;
+            self.scratch = self.plane * planes;
             return self.measure_window(settled);
         }
-        let (parts, total) = (self.most_partials(), self.part_total());
+        let (parts, total) = (planes * self.largest_plane(), self.part_total());
         let part = 4 * u64::from(self.params.channel_count);
         self.scratch = parts + total * part;
         self.in_windows(|b| {
@@ -1377,6 +1420,16 @@ impl<'a> Builder<'a> {
 
     fn measure_window(&mut self, settled: Slots) {
         let partials = self.partials();
+        if self.weighted {
+            let kernel =
+                self.pick(Kernel::RowsWeightedStatistics, Kernel::ColumnsWeightedStatistics);
+            let slots = Slots::of(&[Slot::X, Slot::Weights, Slot::Scratch]);
+            let bytes = self.tensor_size + self.weights_size() + 2 * partials;
+            self.push(kernel, slots, self.sweep_workgroups(), bytes);
+            let slots = settled.without(Slot::X).with(true, Slot::Scratch);
+            self.push(Kernel::MergeParts, slots, self.finalize_workgroups(), 2 * partials);
+            return;
+        }
         let kernel = self.pick(Kernel::RowsStatistics, Kernel::ColumnsStatistics);
         let slots = Slots::of(&[Slot::X, Slot::Scratch]);
         self.push(kernel, slots, self.sweep_workgroups(), self.tensor_size + partials);
@@ -1387,11 +1440,19 @@ impl<'a> Builder<'a> {
     /// What windows have left in the scratch from `place` on is merged as partials: one chunk each,
     /// one partial in a chunk.
     fn merge_windows(&mut self, place: u64, total: u64) {
-        let params = &mut self.params;
-        params.partials = place as u32;
-        params.plane = (total * u64::from(params.channel_count)) as u32;
-        params.width = params.channel_count;
-        (params.chunk_count, params.per_chunk, params.run) = (total as u32, 1, 1);
+        self.params.partials = place as u32;
+        self.params.plane = (total * u64::from(self.params.channel_count)) as u32;
+        self.merge_parts(total as u32);
+    }
+
+    fn merge_parts(&mut self, total: u32) {
+        self.params.width = self.params.channel_count;
+        (self.params.chunk_count, self.params.per_chunk, self.params.run) = (total, 1, 1);
+    }
+
+    /// Bytes of the window's weights, of which its channels share each.
+    fn weights_size(&self) -> u64 {
+        self.window.geometry.values_per_channel() * 4
     }
 
     fn statistics(&mut self) {
@@ -1414,6 +1475,7 @@ impl<'a> Builder<'a> {
             return;
         }
         self.path = "one pass with the running statistics";
+        self.weighted = false;
         let inputs = Slots::of(&[Slot::X, Slot::RunningMean, Slot::RunningVar]);
         self.in_windows(|b| b.normalize_window(inputs, true));
     }
@@ -1482,7 +1544,9 @@ impl<'a> Builder<'a> {
 
     /// Partial sums, and `dz` on the way; then, if `merges`, their merge into the slots of `results`.
     fn sum(&mut self, centered: bool, dz: bool, results: Slots, merges: bool) {
-        let scaled = if results.contains(Slot::Dgamma) { Some(Slot::Saved) } else { None };
+        // The sums of a batch without weight are none.
+        let scaled = results.contains(Slot::Dgamma) || self.weighted;
+        let scaled = if scaled { Some(Slot::Saved) } else { None };
         self.sum_windows(results, scaled, merges, |b| {
             let kernel = b.pick(Kernel::RowsReduce, Kernel::ColumnsReduce);
             let (inputs, size) = b.gradient_inputs(centered);
@@ -1514,7 +1578,7 @@ impl<'a> Builder<'a> {
             }
             return;
         }
-        let (place, total) = (self.most_partials(), self.part_total());
+        let (place, total) = (2 * self.largest_plane(), self.part_total());
         self.merged = place + 2 * total * c;
         self.scratch = self.merged + 2 * c;
         self.in_windows(|b| {
@@ -1541,7 +1605,10 @@ impl<'a> Builder<'a> {
                 false => b.gradient_inputs(true),
             };
             let kernel = b.pick(Kernel::RowsGradient, Kernel::ColumnsGradient);
+            let weights = b.weighted;
             let slots = inputs.union(b.gradient_output()).with(true, sums);
+            let size = size + if weights { b.weights_size() } else { 0 };
+            let slots = slots.with(weights, Slot::Weights);
             b.push(kernel, slots, b.sweep_workgroups(), size + b.tensor_size);
         });
     }
@@ -1656,6 +1723,7 @@ impl<'a> Builder<'a> {
     }
 
     fn frozen_backward(&mut self) {
+        self.weighted = false;
         let wanted @ Wanted { dx, dz, dgamma, .. } = self.wanted();
         if self.params.channel_count == 0 || !wanted.any() {
             return;
@@ -1797,6 +1865,8 @@ pub enum PlanError {
         /// The number of channels.
         channels: u64,
     },
+    /// Weights in group normalization, which has none.
+    Weights,
     /// A slot larger than one storage binding of the device.
     TooLarge {
         /// The slot.
@@ -1854,6 +1924,9 @@ impl fmt::Display for PlanError {
             ),
             Self::Groups { groups, channels } => {
                 write!(f, "{channels} channels cannot be parted into {groups} groups of equal size")
+            }
+            Self::Weights => {
+                f.write_str("group normalization takes no weights, but Config::weights is set")
             }
             Self::TooLarge { slot, size, limit } => write!(
                 f,

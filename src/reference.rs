@@ -42,6 +42,16 @@ pub struct Input<'a> {
     pub beta: Option<ArrayView1<'a, f64>>,
     /// Residual, shaped as `x`; 0 if absent.
     pub z: Option<ArrayViewD<'a, f64>>,
+    /// Weights of positions in the batch's statistics, shaped as `x` without its channel axis (per
+    /// activation: `[N]`); 1 if absent. Presence decides, and not [`Config::weights`].
+    pub weights: Option<ArrayViewD<'a, f64>>,
+}
+
+impl<'a> Input<'a> {
+    /// A tensor alone.
+    pub fn new(x: ArrayViewD<'a, f64>, axis: ChannelAxis) -> Self {
+        Self { x, axis, gamma: None, beta: None, z: None, weights: None }
+    }
 }
 
 /// What a training forward gives.
@@ -53,7 +63,7 @@ pub struct Forward {
     pub mean: Array1<f64>,
     /// Batch variance `[C]`, population.
     pub var: Array1<f64>,
-    /// `1/√(var+ε)` `[C]`.
+    /// `1/√(var+ε)` `[C]`; 0 of a batch without weight.
     pub inv_std: Array1<f64>,
     /// Batch renormalization's factor `[C]`; 1 without it.
     pub r: Array1<f64>,
@@ -92,12 +102,12 @@ pub fn train(
     check_length("running_var", running.var.len(), view.channels)?;
     view.check_single_value(config)?;
     let (mean, var) = view.moments();
-    let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+    let inv_std = view.inv_std(&var, config);
     let (r, d) = view.renorm(&mean, &var, running, config);
     let view = view.renormalized(r, d);
     let y = view.map_indexed(|i, _, _| view.function.value(view.before(i, &mean, &inv_std)));
     let mut running = running.clone();
-    if view.count > 0 && config.update != Update::None {
+    if view.count > 0.0 && config.update != Update::None {
         running.batches += 1;
         let rate = match config.update {
             Update::Rate(rate) => rate,
@@ -105,7 +115,7 @@ pub fn train(
             Update::Cumulative => 1.0 / running.batches as f64,
             Update::None => 0.0,
         };
-        let factor = config.running_variance.factor(view.count as f64);
+        let factor = config.running_variance.factor(view.count);
         for c in 0..view.channels {
             let finite = mean[c].is_finite() && var[c].is_finite();
             if finite || config.non_finite == NonFinite::Propagate {
@@ -178,14 +188,21 @@ fn train_backward(
         let (r, d) = view.renorm(&mean, &var, running, config);
         view = view.renormalized(r, d);
     }
-    let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
+    let inv_std = view.inv_std(&var, config);
     let dy = view.behind(dy, &mean, &inv_std)?;
-    let (s1, s2) = view.sums(&dy, &mean);
-    let n = view.count as f64;
+    let (mut s1, mut s2) = view.sums(&dy, &mean);
+    let n = view.count;
+    if n == 0.0 {
+        (s1, s2) = (Array1::zeros(view.channels), Array1::zeros(view.channels));
+    }
     let dx = view.map_indexed(|i, x, c| {
         let center = x - mean[c];
         let slope = center * inv_std[c] * inv_std[c] * s2[c] / n;
-        view.gamma(c) * inv_std[c] * view.r[c] * (dy[i] - s1[c] / n - slope)
+        let moved = match view.weight(i) {
+            0.0 => 0.0,
+            w => w * (s1[c] / n + slope),
+        };
+        view.gamma(c) * inv_std[c] * view.r[c] * (dy[i] - moved)
     });
     let dz = view.map_indexed(|i, _, _| dy[i]);
     let dgamma = s2 * inv_std * &view.r + &s1 * &view.d;
@@ -202,7 +219,7 @@ pub fn frozen_backward(
     running: &Running,
     config: &Config,
 ) -> Result<InputGradients, ReferenceError> {
-    let view = View::new(input, config)?;
+    let view = View::new(input, config)?.unweighted();
     let inv_std = view.running_inv_std(running, config)?;
     let dy = view.behind(dy, &running.mean, &inv_std)?;
     let (s1, s2) = view.sums(&dy, &running.mean);
@@ -300,23 +317,22 @@ impl Groups {
         }
         let x = ArrayD::from_shape_vec(vec![1, count, size], view.data.clone())
             .expect("bug: as many values as the groups have");
-        let m = statistics(x.view(), ChannelAxis::First)?;
+        let m = statistics(&Input::new(x.view(), ChannelAxis::First))?;
         let var = Array1::from(m.variance(RunningVariance::Population));
         let inv_std = var.mapv(|v| 1.0 / (v + config.epsilon).sqrt());
         Ok(Self { size, mean: m.mean().to_vec().into(), var, inv_std })
     }
 }
 
-/// The statistics of `x` alone.
+/// The statistics of `input.x` alone, weighed if there are weights.
 ///
 /// # Errors
-/// [`ReferenceError::Geometry`]: a bad shape or axis.
-pub fn statistics(x: ArrayViewD<'_, f64>, axis: ChannelAxis) -> Result<Moments, ReferenceError> {
-    let input = Input { x, axis, gamma: None, beta: None, z: None };
+/// [`ReferenceError`]: a bad shape, axis or length.
+pub fn statistics(input: &Input<'_>) -> Result<Moments, ReferenceError> {
     // No number of a config matters.
-    let view = View::new(&input, &Config::pytorch())?;
+    let view = View::new(input, &Config::pytorch())?;
     let (mean, var) = view.moments();
-    Ok(Moments::new(view.count as f64, mean.to_vec(), var.to_vec())
+    Ok(Moments::new(view.count, mean.to_vec(), var.to_vec())
         .expect("bug: as many variances as means, and they are sums of squares"))
 }
 
@@ -325,11 +341,14 @@ struct View<'v, 'a> {
     shape: Vec<usize>,
     data: Vec<f64>,
     z: Vec<f64>,
+    weights: Option<Vec<f64>>,
     function: Function,
     channels: usize,
     inner: usize,
+    /// Values per channel, or the sum of their weights.
+    count: f64,
     /// Values per channel.
-    count: usize,
+    values: usize,
     /// Normalized values are multiplied by this…
     r: Array1<f64>,
     /// …and this is added.
@@ -352,22 +371,43 @@ impl<'v, 'a> View<'v, 'a> {
             Some(z) => return Err(shapes_differ("z", &input.x, z)),
             None => vec![0.0; input.x.len()],
         };
+        let values = geometry.values_per_channel() as usize;
+        let weights: Option<Vec<f64>> = match &input.weights {
+            Some(weights) => {
+                let shape = input.axis.positions(input.x.shape());
+                if weights.shape() != shape {
+                    let found = weights.shape().to_vec();
+                    return Err(ReferenceError::Shape { name: "weights", x: shape, found });
+                }
+                Some(weights.iter().copied().collect())
+            }
+            None => None,
+        };
+        let count = weights.as_ref().map_or(values as f64, |weights| weights.iter().sum());
         Ok(Self {
             shape: input.x.shape().to_vec(),
             data: input.x.iter().copied().collect(),
             z,
+            weights,
             function: Function::of(config.activation)?,
             channels,
             inner: geometry.inner() as usize,
-            count: geometry.values_per_channel() as usize,
+            count,
+            values,
             r: Array1::ones(channels),
             d: Array1::zeros(channels),
             input,
         })
     }
 
+    /// Frozen statistics know no weights.
+    fn unweighted(self) -> Self {
+        Self { weights: None, ..self }
+    }
+
     fn check_single_value(&self, config: &Config) -> Result<(), ReferenceError> {
-        let refused = self.count == 1 && config.single_value == SingleValue::Error;
+        let refused =
+            self.values == 1 && self.weights.is_none() && config.single_value == SingleValue::Error;
         if refused && self.channels > 0 { Err(ReferenceError::SingleValue) } else { Ok(()) }
     }
 
@@ -392,6 +432,21 @@ impl<'v, 'a> View<'v, 'a> {
 
     fn renormalized(self, r: Array1<f64>, d: Array1<f64>) -> Self {
         Self { r, d, ..self }
+    }
+
+    /// The weight of the position of value `i`.
+    fn weight(&self, i: usize) -> f64 {
+        let sample = self.channels * self.inner;
+        let at = || i / sample * self.inner + i % self.inner;
+        self.weights.as_ref().map_or(1.0, |weights| weights[at()])
+    }
+
+    /// 0 of a batch without weight, so that y = β.
+    fn inv_std(&self, var: &Array1<f64>, config: &Config) -> Array1<f64> {
+        match self.weights.is_some() && self.count == 0.0 {
+            true => Array1::zeros(self.channels),
+            false => var.mapv(|v| 1.0 / (v + config.epsilon).sqrt()),
+        }
     }
 
     fn channel(&self, i: usize) -> usize {
@@ -423,7 +478,11 @@ impl<'v, 'a> View<'v, 'a> {
         if dy.shape() != self.shape {
             return Err(shapes_differ("dy", &self.input.x, &dy));
         }
-        let one = |(i, &dy): (usize, &f64)| self.function.back(dy, self.before(i, mean, inv_std));
+        let one = |(i, &dy): (usize, &f64)| match dy == 0.0 && self.weights.is_some() {
+            // Whatever padding holds.
+            true => 0.0,
+            false => self.function.back(dy, self.before(i, mean, inv_std)),
+        };
         Ok(dy.iter().enumerate().map(one).collect())
     }
 
@@ -435,20 +494,28 @@ impl<'v, 'a> View<'v, 'a> {
 
     /// Population mean and variance of every channel, in two passes; 0 of no values.
     fn moments(&self) -> (Array1<f64>, Array1<f64>) {
-        let n = self.count.max(1) as f64;
-        let mean = self.sum(|_, x, _| x) / n;
+        let n = if self.count == 0.0 { 1.0 } else { self.count };
+        let weighed = |i: usize, v: f64| match self.weight(i) {
+            0.0 => 0.0,
+            w => w * v,
+        };
+        let mean = self.sum(|i, x, _| weighed(i, x)) / n;
         // A second pass takes back what rounding lost in the first; not where it is infinite.
-        let rest = self.sum(|_, x, c| x - mean[c]) / n;
+        let rest = self.sum(|i, x, c| weighed(i, x - mean[c])) / n;
         let mean = Array1::from_shape_fn(self.channels, |c| {
             if rest[c].is_finite() { mean[c] + rest[c] } else { mean[c] }
         });
-        let var = self.sum(|_, x, c| (x - mean[c]).powi(2)) / n;
+        let var = self.sum(|i, x, c| weighed(i, (x - mean[c]).powi(2))) / n;
         (mean, var)
     }
 
     /// `Σdy` and `Σdy·(x−center)` of every channel.
     fn sums(&self, dy: &[f64], center: &Array1<f64>) -> (Array1<f64>, Array1<f64>) {
-        (self.sum(|i, _, _| dy[i]), self.sum(|i, x, c| dy[i] * (x - center[c])))
+        let product = |i: usize, x: f64, c: usize| match dy[i] == 0.0 && self.weights.is_some() {
+            true => 0.0,
+            false => dy[i] * (x - center[c]),
+        };
+        (self.sum(|i, _, _| dy[i]), self.sum(product))
     }
 
     fn sum(&self, f: impl Fn(usize, f64, usize) -> f64) -> Array1<f64> {
@@ -550,11 +617,11 @@ pub enum ReferenceError {
         /// The number of channels.
         channels: usize,
     },
-    /// A tensor that is not shaped as `x`.
+    /// A tensor that is not shaped as `x`, or weights that are not as `x` without its channel axis.
     Shape {
         /// Which.
         name: &'static str,
-        /// Shape of `x`.
+        /// The shape it should have.
         x: Vec<usize>,
         /// Its shape.
         found: Vec<usize>,
@@ -583,7 +650,7 @@ impl fmt::Display for ReferenceError {
                 write!(f, "{name} has {length} values for {channels} channels")
             }
             Self::Shape { name, x, found } => {
-                write!(f, "{name} is shaped {found:?}, x is shaped {x:?}")
+                write!(f, "{name} is shaped {found:?}, and not {x:?}")
             }
             Self::Renorm => {
                 f.write_str("batch renormalization needs the running statistics: renorm_backward")

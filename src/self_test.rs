@@ -957,11 +957,9 @@ impl Hostile {
         let (gamma, beta) = (wide(&self.gamma), wide(&self.beta));
         let x = self.tensor(&self.x);
         let input = Input {
-            x: x.view(),
-            axis: self.axis,
             gamma: Some(ArrayView1::from(&gamma)),
             beta: Some(ArrayView1::from(&beta)),
-            z: None,
+            ..Input::new(x.view(), self.axis)
         };
         question(&input, &self.running()).expect("bug: the oracle takes these shapes")
     }

@@ -55,8 +55,11 @@ const F16: &str = wgsl!("prelude/f16");
 const BF16: &str = wgsl!("prelude/bf16");
 const HALVES_4: &str = wgsl!("prelude/halves4");
 const HALVES_1: &str = wgsl!("prelude/halves1");
+const WEIGHTS_4: &str = wgsl!("prelude/weights4");
+const WEIGHTS_1: &str = wgsl!("prelude/weights1");
 const BITS: &str = wgsl!("prelude/bits");
 const MOMENTS: &str = wgsl!("lib/moments");
+const WEIGHTED_MOMENTS: &str = wgsl!("lib/weighted_moments");
 const TREE_MOMENTS: &str = wgsl!("lib/tree_moments");
 const TREE_SUMS: &str = wgsl!("lib/tree_sums");
 const SETTLE: &str = wgsl!("lib/settle");
@@ -78,6 +81,8 @@ const COLUMNS_REDUCE: &str = wgsl!("lib/columns_reduce");
 const COLUMNS_GRADIENT: &str = wgsl!("lib/columns_gradient");
 
 const STATISTICS: &[(Slot, Access)] = &[(Slot::X, Read), (Slot::Scratch, Writes)];
+const WEIGHTED_STATISTICS: &[(Slot, Access)] =
+    &[(Slot::X, Read), (Slot::Weights, Read), (Slot::Scratch, Writes)];
 const NORMALIZE: &[(Slot, Access)] = &[
     (Slot::X, Read),
     (Slot::Y, Writes),
@@ -123,6 +128,7 @@ const GRADIENT: &[(Slot, Access)] = &[
     (Slot::Beta, Read),
     (Slot::Saved, Read),
     (Slot::Sums, Read),
+    (Slot::Weights, Read),
     (Slot::Scratch, Read),
 ];
 const BACKWARD: &[(Slot, Access)] = &[
@@ -169,6 +175,16 @@ fn row(kernel: Kernel) -> Row {
             &[CENTER, MOMENTS, COLUMNS, COLUMNS_STATISTICS],
             STATISTICS,
         ),
+        Kernel::RowsWeightedStatistics => row(
+            wgsl!("rows_weighted_statistics"),
+            &[CENTER, MOMENTS, TREE_MOMENTS, WEIGHTED_MOMENTS, SETTLE, ROWS],
+            WEIGHTED_STATISTICS,
+        ),
+        Kernel::ColumnsWeightedStatistics => row(
+            wgsl!("columns_weighted_statistics"),
+            &[CENTER, MOMENTS, TREE_MOMENTS, WEIGHTED_MOMENTS, SETTLE, COLUMNS],
+            WEIGHTED_STATISTICS,
+        ),
         Kernel::FinalizeStatistics => row(
             wgsl!("finalize_statistics"),
             &[CENTER, MOMENTS, TREE_MOMENTS, PARTIALS, SETTLE],
@@ -192,7 +208,7 @@ fn row(kernel: Kernel) -> Row {
                 (Slot::Batches, Read),
                 (Slot::Moments, Writes),
                 (Slot::Parts, Read),
-                (Slot::Scratch, Read),
+                (Slot::Scratch, Writes),
             ],
         ),
         Kernel::RowsNormalize => {
@@ -305,20 +321,31 @@ fn activation(epilogue: Epilogue) -> [&'static str; 2] {
 /// The value of a slot that is not bound.
 fn neutral(slot: Slot) -> &'static str {
     match slot {
-        Slot::Gamma => "1.0",
+        Slot::Gamma | Slot::Weights => "1.0",
         Slot::Batches => "1u",
         Slot::Mask => "0u",
         _ => "0.0",
     }
 }
 
-/// What one load of a slot gives, in WGSL. `V` is a vector of the variant's width.
-fn value_type(slot: Slot) -> &'static str {
+/// What one load of a slot gives, in WGSL. `V` is a vector of the variant's width. The weights of
+/// neighbouring columns need not be neighbours.
+fn value_type(slot: Slot, kernel: Kernel) -> &'static str {
     match slot {
+        Slot::Weights if is_of_columns(kernel) => "f32",
+        Slot::Weights => "V",
         slot if slot.is_tensor() => "V",
         Slot::Batches | Slot::Mask => "u32",
         _ => "f32",
     }
+}
+
+/// Whether a kernel with weights walks columns.
+fn is_of_columns(kernel: Kernel) -> bool {
+    matches!(
+        kernel,
+        Kernel::ColumnsWeightedStatistics | Kernel::ColumnsGradient | Kernel::ColumnsBackward
+    )
 }
 
 /// How a bound slot lies in memory.
@@ -354,9 +381,9 @@ impl Stored {
         }
     }
 
-    fn word(self, slot: Slot) -> &'static str {
+    fn word(self, slot: Slot, kernel: Kernel) -> &'static str {
         match self {
-            Self::Plain | Self::OfChannel => value_type(slot),
+            Self::Plain | Self::OfChannel => value_type(slot, kernel),
             Self::Pairs => "vec2<u32>",
             Self::Halves | Self::Bits => "u32",
             Self::AtomicHalves | Self::AtomicBits => "atomic<u32>",
@@ -395,9 +422,14 @@ impl Stored {
     }
 }
 
-/// What values are counted with: those of a tensor by whole numbers, those of parts as they come.
+/// What values are counted with: those of a tensor by whole numbers, those of parts as they come, and
+/// weights.
 fn count_type(variant: &Variant) -> &'static str {
-    if variant.kernel == Kernel::MergeParts { "f32" } else { "u32" }
+    let whole = !matches!(
+        variant.kernel,
+        Kernel::MergeParts | Kernel::RowsWeightedStatistics | Kernel::ColumnsWeightedStatistics
+    );
+    if whole { "u32" } else { "f32" }
 }
 
 /// The complete WGSL of a variant. Its overrides are [`constants`].
@@ -419,7 +451,7 @@ pub fn source(variant: &Variant) -> String {
     let bindings = bindings(variant);
     for binding in &bindings {
         let mode = if binding.read_only { "read" } else { "read_write" };
-        let word = Stored::of(binding, variant).word(binding.slot);
+        let word = Stored::of(binding, variant).word(binding.slot, variant.kernel);
         // A prefix, as `dx` is a namespace of DXC's, which naga does not know to avoid.
         let _ = writeln!(
             text,
@@ -434,7 +466,7 @@ pub fn source(variant: &Variant) -> String {
             access.is_some() && variant.slots.contains(slot) && binding.slot == memory
         });
         let stored = binding.map(|binding| Stored::of(binding, variant));
-        let (value, at) = (value_type(slot), format!("slot_{memory}"));
+        let (value, at) = (value_type(slot, variant.kernel), format!("slot_{memory}"));
         let read = stored.map_or(format!("{value}({})", neutral(slot)), |stored| stored.read(&at));
         let write = stored.filter(|_| access == Some(Writes)).map(|stored| stored.write(&at));
         let (bound, write) = (stored.is_some(), write.unwrap_or_default());
@@ -446,6 +478,9 @@ pub fn source(variant: &Variant) -> String {
         text.extend(activation(variant.activation));
         text.push_str(if masked { EPILOGUE_MASK } else { EPILOGUE });
         text.push_str(RESIDUAL);
+    }
+    if is_of_columns(variant.kernel) {
+        text.push_str(if variant.vector == 4 { WEIGHTS_4 } else { WEIGHTS_1 });
     }
     text.extend(row.parts.iter().copied());
     text.push_str(row.source);
@@ -467,7 +502,7 @@ pub(crate) fn convert(element: Element) -> String {
 }
 
 /// The overrides of a variant, by name.
-pub fn constants(variant: &Variant) -> [(&'static str, f64); 7] {
+pub fn constants(variant: &Variant) -> [(&'static str, f64); 8] {
     [
         ("LANES", f64::from(variant.workgroup_size)),
         ("GROUP", f64::from(variant.group_size)),
@@ -476,5 +511,6 @@ pub fn constants(variant: &Variant) -> [(&'static str, f64); 7] {
         ("KEEP_NON_FINITE", f64::from(u8::from(variant.keep_non_finite))),
         ("RENORM", f64::from(u8::from(variant.renorm))),
         ("GROUPED", f64::from(u8::from(variant.grouped))),
+        ("WEIGHTED", f64::from(u8::from(variant.weighted))),
     ]
 }

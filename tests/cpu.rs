@@ -288,7 +288,7 @@ fn a_bad_shift_is_replaced() {
         check(&case, &data).unwrap();
         // The bounds allow for such a shift; the promise does not.
         let x = ArrayD::from_shape_vec(case.shape.clone(), wide(&data.x)).unwrap();
-        let exact = reference::statistics(x.view(), axis).unwrap();
+        let exact = reference::statistics(&reference::Input::new(x.view(), axis)).unwrap();
         let moments = Moments::from_slot(&statistics(&case, &data)).unwrap();
         let variance = |moments: &Moments| moments.variance(RunningVariance::Population);
         let (actual, exact) = (variance(&moments), variance(&exact));
@@ -494,7 +494,7 @@ fn the_host_form_gives_the_same_bits() {
             assert_eq!(running.var.to_vec(), expected.running_var);
             assert_eq!(running.batches, before.batches + 1);
         }
-        let moments = backend.statistics_blocking(x.view(), case.axis).unwrap();
+        let moments = backend.statistics_blocking(&Input::new(x.view(), case.axis)).unwrap();
         assert_eq!(moments, Moments::from_slot(&statistics(&case, &data)).unwrap());
     }
 }

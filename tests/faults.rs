@@ -110,7 +110,9 @@ const CALLS: [(&str, Call); 16] = [
             .frozen_backward_blocking(&Input::new(x.view(), axis), x.view(), &w.running, &w.config)
             .map(drop)
     }),
-    ("Gpu::statistics", |w| w.gpu.statistics_blocking(w.x.view(), ChannelAxis::First).map(drop)),
+    ("Gpu::statistics", |w| {
+        w.gpu.statistics_blocking(&Input::new(w.x.view(), ChannelAxis::First)).map(drop)
+    }),
     ("Gpu::self_test", |w| w.gpu.self_test_blocking().map(drop)),
     ("BatchNorm::new", |w| BatchNorm::new(&w.gpu, C, w.config.clone()).map(drop)),
     ("BatchNorm::with_axis", |w| {

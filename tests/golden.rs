@@ -29,11 +29,10 @@ fn oracle_agrees_with_pytorch_in_float64() {
             let (gamma, beta) = (wide("gamma"), wide("beta"));
             let z = case.input("z").map(|z| array(&case.shape, z));
             let input = Input {
-                x: x.view(),
-                axis: case.axis,
                 gamma: gamma.as_deref().map(ArrayView1::from),
                 beta: beta.as_deref().map(ArrayView1::from),
                 z: z.as_ref().map(|z| z.view()),
+                ..Input::new(x.view(), case.axis)
             };
             let running = Running {
                 mean: wide("running_mean").unwrap().into(),
@@ -84,6 +83,7 @@ fn inputs(case: &Golden) -> (Case, Data) {
         x,
         dy,
         z: input("z"),
+        weights: Vec::new(),
         gamma: input("gamma"),
         beta: input("beta"),
         running_mean: input("running_mean"),
@@ -214,7 +214,11 @@ fn variances_keep_their_promise() {
     for file in ["core", "adversarial"] {
         for case in golden::read(file).into_iter().filter(|case| case.train) {
             let x = case.input("x").unwrap();
-            let exact = reference::statistics(array(&case.shape, x).view(), case.axis).unwrap();
+            let exact = reference::statistics(&reference::Input::new(
+                array(&case.shape, x).view(),
+                case.axis,
+            ))
+            .unwrap();
             let data = Data { x: x.to_vec(), dy: x.to_vec(), ..Data::default() };
             for class in [Class::Software, Class::Hardware] {
                 let run = Case::new(&case.shape, case.axis, case.config.clone());

@@ -176,11 +176,9 @@ fn by_hand() {
     let x = ArrayD::from_shape_vec(vec![1, 2, 2], vec![1.0, 3.0, 5.0, 7.0]).unwrap();
     let (gamma, beta) = (Array1::from(vec![3.0, 6.0]), Array1::from(vec![0.0, 1.0]));
     let input = reference::Input {
-        x: x.view(),
-        axis: ChannelAxis::First,
         gamma: Some(gamma.view()),
         beta: Some(beta.view()),
-        z: None,
+        ..reference::Input::new(x.view(), ChannelAxis::First)
     };
     let near = |a: f64, e: f64| assert!((a - e).abs() <= 16.0 * f64::EPSILON, "{a} is not {e}");
     for (groups, epsilon, expected) in

@@ -333,7 +333,7 @@ fn a_lost_device_is_an_error_in_bounded_time() {
     assert_eq!(running, RunningStatistics::new(3));
     layer.forward_train_blocking(x.view()).unwrap_err();
     layer.backward_blocking(x.view()).unwrap_err();
-    gpu.statistics_blocking(x.view(), ChannelAxis::First).unwrap_err();
+    gpu.statistics_blocking(&Input::new(x.view(), ChannelAxis::First)).unwrap_err();
     layer.state_blocking().unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(20));
 }

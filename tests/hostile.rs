@@ -97,7 +97,7 @@ fn fill(case: &Case, seed: u64, value: Value) -> Data {
     // Running statistics as far from the data's as a deviation or two.
     let x = data.x.iter().map(|&x| f64::from(x)).collect();
     let x = ArrayD::from_shape_vec(case.shape.clone(), x).unwrap();
-    let moments = reference::statistics(x.view(), case.axis).unwrap();
+    let moments = reference::statistics(&reference::Input::new(x.view(), case.axis)).unwrap();
     let variance = moments.variance(RunningVariance::Population);
     for channel in 0..c {
         let (mean, variance) = (moments.mean()[channel], variance[channel]);
@@ -138,7 +138,7 @@ fn distributions(element: Element) {
             }
             let x = data.x.iter().map(|&x| f64::from(x)).collect();
             let x = ArrayD::from_shape_vec(shape.clone(), x).unwrap();
-            let exact = reference::statistics(x.view(), axis).unwrap();
+            let exact = reference::statistics(&reference::Input::new(x.view(), axis)).unwrap();
             let exact = exact.variance(RunningVariance::Population);
             let promise = compare::variance_promise(&exact);
             for tuning in tunings(&case.geometry()) {

@@ -26,6 +26,7 @@ mod shaders;
 mod sweep;
 mod sync;
 mod webgpu;
+mod weights;
 mod windows;
 
 #[global_allocator]

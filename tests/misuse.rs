@@ -383,6 +383,7 @@ fn every_operation_checks_every_slot() {
         x: (&b.x).into(),
         moments: (&b.saved).into(),
         scratch: (&b.scratch).into(),
+        ..Default::default()
     };
     statistics.bind(&good).unwrap();
     missing(statistics.bind(&StatisticsBuffers { x: none(), ..good.clone() }), Slot::X);
@@ -407,6 +408,46 @@ fn every_operation_checks_every_slot() {
         BindError::SharedBuffer { a: Slot::X, b: Slot::Moments }
     );
     prepare(&Config { memory: Memory::Arena, ..config.clone() }).bind(&together).unwrap();
+}
+
+/// Weights are bound where statistics move with them, and nowhere else.
+#[test]
+fn memory_of_weights_is_checked() {
+    let bench = Bench::new();
+    let b = Buffers::new(&bench);
+    let g = geometry();
+    let config = Config { weights: true, ..Config::keras() };
+    let caps = bench.kernels.caps();
+    let size = 4 * g.values_per_channel();
+    let (weights, small) = (bench.buffer(size), bench.buffer(size - 4));
+    let plan = Plan::<Train>::new(g, &config, caps).unwrap();
+    let scratch = bench.buffer(plan.scratch_size());
+    let forward = bench.kernels.prepare(plan).unwrap();
+    let good = TrainBuffers {
+        weights: (&weights).into(),
+        scratch: (&scratch).into(),
+        batches: Default::default(),
+        ..b.train()
+    };
+    forward.bind(&good).unwrap();
+    let with = |weights| forward.bind(&TrainBuffers { weights, ..good.clone() }).unwrap_err();
+    let missing = |required| BindError::Missing { slot: Slot::Weights, required };
+    assert_eq!(with(SlotMemory::default()), missing(size));
+    let too_small =
+        BindError::TooSmall { slot: Slot::Weights, required: size, available: size - 4 };
+    assert_eq!(with((&small).into()), too_small);
+    assert!(matches!(with((&b.y).into()), BindError::Overlap { .. }));
+    // Without weights in the config there is no use for them.
+    let plain = Plan::<Train>::new(g, &Config::keras(), caps).unwrap();
+    let plain = bench.kernels.prepare(plain).unwrap();
+    let reason = "the config has no weights";
+    assert_eq!(plain.bind(&good).unwrap_err(), BindError::Unused { slot: Slot::Weights, reason });
+    let limited = Caps { max_storage_binding_size: size - 4, ..caps.clone() };
+    let long = Geometry::new(&[2 * size as usize, 1], ChannelAxis::Last).unwrap();
+    match Plan::<Train>::new(long, &config, &limited) {
+        Err(PlanError::TooLarge { slot: Slot::Weights, .. }) => {}
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Group normalization checks every slot too, and its saved statistics are those of every group.
@@ -579,7 +620,7 @@ fn memory_of_shards_is_checked() {
     assert!(matches!(error, BindError::Overlap { a: Slot::Dy, b: Slot::Dx, .. }));
 
     // More parts than one invocation may look through.
-    let many = Geometry::new(&[20_000, 3], ChannelAxis::Last).unwrap();
+    let many = Geometry::new(&[200_000, 3], ChannelAxis::Last).unwrap();
     let error = Plan::<Finalize>::new(many, &config, kernels.caps()).unwrap_err();
     assert!(matches!(error, PlanError::Iterations { kernel: Kernel::MergeParts, .. }), "{error}");
 }
@@ -1514,7 +1555,7 @@ fn arrays_that_do_not_fit() {
         ),
         mistake(
             "statistics along no axis",
-            gpu.statistics_blocking(x.view(), ChannelAxis::At(3)),
+            gpu.statistics_blocking(&Input::new(x.view(), ChannelAxis::At(3))),
             outside,
             &["3"],
         ),
@@ -1620,7 +1661,7 @@ fn layers_refuse_what_does_not_fit() {
         ),
         mistake(
             "a re-estimation of nothing",
-            layer.re_estimate_blocking([]),
+            layer.re_estimate_blocking([x.view()].into_iter().take(0)),
             MomentsError::Empty,
             &["no value"],
         ),

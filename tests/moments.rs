@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, ArrayViewD, Axis, Slice};
 use wgpu_batchnorm::{
-    BatchNorm, ChannelAxis, Config, Gpu, HostError, LayerState, Moments, MomentsError,
+    BatchNorm, ChannelAxis, Config, Gpu, HostError, Input, LayerState, Moments, MomentsError,
     RunningVariance, Update, reference,
 };
 
@@ -16,7 +16,7 @@ const POPULATION: RunningVariance = RunningVariance::Population;
 /// One channel, of the given values.
 fn of(values: &[f64]) -> Moments {
     let x = ArrayD::from_shape_vec(vec![values.len(), 1], values.to_vec()).unwrap();
-    reference::statistics(x.view(), ChannelAxis::Last).unwrap()
+    reference::statistics(&reference::Input::new(x.view(), ChannelAxis::Last)).unwrap()
 }
 
 fn merged<'a>(parts: impl IntoIterator<Item = &'a Moments>) -> Moments {
@@ -157,10 +157,10 @@ fn unequal_batches_are_the_whole() {
             }
             let x = data.x.iter().map(|&x| f64::from(x)).collect();
             let x = ArrayD::from_shape_vec(shape.clone(), x).unwrap();
-            let whole = reference::statistics(x.view(), axis).unwrap();
+            let whole = reference::statistics(&reference::Input::new(x.view(), axis)).unwrap();
             let parts: Vec<Moments> = cut(&x.view(), &mut random)
                 .into_iter()
-                .map(|part| reference::statistics(part, axis).unwrap())
+                .map(|part| reference::statistics(&reference::Input::new(part, axis)).unwrap())
                 .collect();
             let bounds = Bounds::new(
                 case.geometry(),
@@ -219,7 +219,7 @@ fn statistics_of_arrays() {
         let case = Case::new(&shape, axis, Config::pytorch());
         let data = Data::random(case.geometry(), 42, 2.0, 1.0);
         let x = ArrayD::from_shape_vec(shape, data.x.clone()).unwrap();
-        let moments = gpu.statistics_blocking(x.view(), axis).unwrap();
+        let moments = gpu.statistics_blocking(&Input::new(x.view(), axis)).unwrap();
         compare_statistics(&case, &data, &moments).unwrap();
         // The same values behind reversed strides.
         let mut mirrored = x.clone();
@@ -227,16 +227,19 @@ fn statistics_of_arrays() {
         let mirrored = mirrored.as_standard_layout().into_owned();
         let mut view = mirrored.view();
         view.invert_axis(Axis(0));
-        assert_eq!(gpu.statistics_blocking(view, axis).unwrap(), moments);
+        assert_eq!(gpu.statistics_blocking(&Input::new(view, axis)).unwrap(), moments);
     }
     for shape in [[0, 3, 4], [2, 3, 0]] {
         let x = ArrayD::<f32>::zeros(shape.to_vec());
-        let moments = gpu.statistics_blocking(x.view(), ChannelAxis::First).unwrap();
+        let moments = gpu.statistics_blocking(&Input::new(x.view(), ChannelAxis::First)).unwrap();
         assert_eq!(moments, Moments::empty(3), "{shape:?}");
     }
     let none = ArrayD::<f32>::zeros(vec![2, 0, 4]);
-    assert_eq!(gpu.statistics_blocking(none.view(), ChannelAxis::First).unwrap().channels(), 0);
-    let error = gpu.statistics_blocking(none.view(), ChannelAxis::At(3)).unwrap_err();
+    assert_eq!(
+        gpu.statistics_blocking(&Input::new(none.view(), ChannelAxis::First)).unwrap().channels(),
+        0
+    );
+    let error = gpu.statistics_blocking(&Input::new(none.view(), ChannelAxis::At(3))).unwrap_err();
     assert!(matches!(error, HostError::Geometry(_)), "{error}");
 }
 
@@ -286,7 +289,10 @@ fn a_layer_takes_the_statistics_of_all_batches() {
         assert_eq!(layer.backward_blocking(x.view()).unwrap(), gradients, "the backward is kept");
         // The same as the statistics of one joined tensor.
         let joined = ndarray::concatenate(Axis(0), &views(&batches()).collect::<Vec<_>>()).unwrap();
-        assert_eq!(gpu.statistics_blocking(joined.view(), ChannelAxis::First).unwrap(), all);
+        assert_eq!(
+            gpu.statistics_blocking(&Input::new(joined.view(), ChannelAxis::First)).unwrap(),
+            all
+        );
         layer.set_running(&Moments::new(4.0, vec![1.0; 3], vec![0.0; 3]).unwrap()).unwrap();
         let state = layer.state_blocking().unwrap();
         assert_eq!((state.running_mean[2], state.running_var[2]), (1.0, 0.0));

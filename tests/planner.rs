@@ -398,9 +398,12 @@ fn loops(stage: &Stage) -> u64 {
             partials.div_ceil(group) + tree(group)
         }
         Kernel::MergeParts => {
-            let (group, parts) = (u64::from(stage.variant.group_size), u64::from(p.chunk_count));
-            parts + parts.div_ceil(group) + tree(group)
+            let group = u64::from(stage.variant.group_size);
+            let parts = u64::from(p.chunk_count) * u64::from(p.per_chunk);
+            2 * (parts.div_ceil(group) + tree(group))
         }
+        Kernel::RowsWeightedStatistics => chunk.div_ceil(lanes) + 2 * (tree(lanes) + width),
+        Kernel::ColumnsWeightedStatistics => chunk + width,
         Kernel::RowsStatistics | Kernel::RowsReduce => rows + tree(lanes),
         Kernel::RowsNormalize | Kernel::RowsGradient => rows,
         Kernel::RowsForward | Kernel::RowsBackward => 2 * rows + tree(lanes),
@@ -459,6 +462,9 @@ fn iterations_bound_what_kernels_loop() {
                 }
                 each!(Train, Infer, Backward, FrozenBackward, Statistics);
                 each!(Normalize, Reduce, Gradient);
+                let weighted = Config { weights: true, ..config.clone() };
+                let plan = Plan::<Train>::with_tuning(g, &weighted, &caps, &tuning).unwrap();
+                examine(plan.stages(), plan.explain());
             }
         }
     }
@@ -469,7 +475,7 @@ fn iterations_bound_what_kernels_loop() {
             examine(plan.stages(), plan.explain());
         }
     }
-    assert_eq!(kernels.len(), 18, "a kernel is never planned: {kernels:?}");
+    assert_eq!(kernels.len(), 20, "a kernel is never planned: {kernels:?}");
 }
 
 /// Every operation's bytes, by hand: a tensor is e, the partials of a pass are p.

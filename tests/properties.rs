@@ -791,11 +791,16 @@ fn merged(gpu: &Gpu, s: &Setup) -> Result<(), String> {
             continue;
         }
         all.merge(&moments(gpu, &case, &part)).unwrap();
-        let exact = reference::statistics(Oracle::new(&case, &part).x.view(), case.axis).unwrap();
+        let exact = reference::statistics(&reference::Input::new(
+            Oracle::new(&case, &part).x.view(),
+            case.axis,
+        ))
+        .unwrap();
         parts.push((exact, bounds(&case, &part)));
     }
     let oracle = Oracle::new(&s.case, &data);
-    let whole = reference::statistics(oracle.x.view(), s.case.axis).unwrap();
+    let whole =
+        reference::statistics(&reference::Input::new(oracle.x.view(), s.case.axis)).unwrap();
     let (means, variances) = compare::merged(&parts, &whole);
     good("merged mean", &s.case, compare::within(all.mean(), whole.mean(), &means))?;
     let variance = |m: &Moments| m.variance(RunningVariance::Population);
@@ -973,11 +978,9 @@ fn slopes(gpu: &Gpu, s: &Setup) -> Result<(), String> {
             let x = ArrayD::from_shape_vec(vec![n, 1], x.to_vec()).unwrap();
             let (gamma, beta) = ([gamma], [beta]);
             let input = reference::Input {
-                x: x.view(),
-                axis: ChannelAxis::Last,
                 gamma: Some(ArrayView1::from(&gamma)),
                 beta: Some(ArrayView1::from(&beta)),
-                z: None,
+                ..reference::Input::new(x.view(), ChannelAxis::Last)
             };
             if name == "train" {
                 let f = reference::train(&input, &state, &case.config).unwrap();
@@ -1052,11 +1055,10 @@ fn host(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let affine = config.affine;
     let z = reversed(&data.z);
     let input = Input {
-        x: x.view(),
-        axis: case.axis,
         gamma: affine.gamma.then(|| ArrayView1::from(&data.gamma)),
         beta: affine.beta.then(|| ArrayView1::from(&data.beta)),
         z: config.residual.then(|| z.view()),
+        ..Input::new(x.view(), case.axis)
     };
     let before = RunningStatistics {
         mean: data.running_mean.clone().into(),

@@ -13,7 +13,7 @@ fn tensor() -> ArrayD<f64> {
 
 fn input<'a>(x: &'a ArrayD<f64>, gamma: &'a Array1<f64>, beta: &'a Array1<f64>) -> Input<'a> {
     let (gamma, beta) = (Some(gamma.view()), Some(beta.view()));
-    Input { x: x.view(), axis: ChannelAxis::First, gamma, beta, z: None }
+    Input { gamma, beta, ..Input::new(x.view(), ChannelAxis::First) }
 }
 
 /// ε = 4 makes √(5 + 4) = 3 and √(0 + 4) = 2.
@@ -40,14 +40,16 @@ fn training_forward() {
 #[test]
 fn statistics_alone() {
     let x = tensor();
-    let m = reference::statistics(x.view(), ChannelAxis::First).unwrap();
+    let m = reference::statistics(&reference::Input::new(x.view(), ChannelAxis::First)).unwrap();
     assert_eq!((m.count(), m.mean()), (4.0, &[4.0, 2.0][..]));
     assert_eq!(m.variance(RunningVariance::Population), [5.0, 0.0]);
     assert_eq!(m.variance(RunningVariance::Unbiased), [5.0 * (4.0 / 3.0), 0.0]);
     let empty = ArrayD::zeros(vec![0, 2, 3]);
-    let m = reference::statistics(empty.view(), ChannelAxis::First).unwrap();
+    let m =
+        reference::statistics(&reference::Input::new(empty.view(), ChannelAxis::First)).unwrap();
     assert_eq!(m, wgpu_batchnorm::Moments::empty(2));
-    let error = reference::statistics(x.view(), ChannelAxis::At(3)).unwrap_err();
+    let error =
+        reference::statistics(&reference::Input::new(x.view(), ChannelAxis::At(3))).unwrap_err();
     assert!(matches!(error, ReferenceError::Geometry(_)));
 }
 

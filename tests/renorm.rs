@@ -112,13 +112,7 @@ fn by_hand() {
         var: vec![0.0, 140.0].into(),
         batches: 0,
     };
-    let input = reference::Input {
-        x: x.view(),
-        axis: ChannelAxis::First,
-        gamma: None,
-        beta: None,
-        z: None,
-    };
+    let input = reference::Input::new(x.view(), ChannelAxis::First);
     let f = reference::train(&input, &running, &config).unwrap();
     assert_eq!(f.r.to_vec(), [1.5, 1.0 / 1.5]);
     assert_eq!(f.d.to_vec(), [1.5, -1.5]);

@@ -13,7 +13,7 @@ use crate::common::variants;
 fn bindings_are_what_naga_finds() {
     let variants = variants::all();
     let kernels: BTreeSet<&str> = variants.iter().map(|v| v.kernel.name()).collect();
-    assert_eq!(kernels.len(), 19, "a kernel is never planned: {kernels:?}");
+    assert_eq!(kernels.len(), 21, "a kernel is never planned: {kernels:?}");
     for variant in &variants {
         let source = shader::source(variant);
         let module = wgsl::parse_str(&source)
@@ -94,7 +94,7 @@ fn params_twins_agree() {
         group_count,
         per_group,
         parameter_count,
-        padding,
+        weights_base,
     ];
     let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();
     let (_, params) =

@@ -197,7 +197,8 @@ impl Cases {
             vec![Expected::new(y, flat(&out), frozen.y())]
         });
         self.add::<Statistics>(case, &contents, || {
-            let moments = reference::statistics(oracle.x.view(), case.axis).unwrap();
+            let moments =
+                reference::statistics(&reference::Input::new(oracle.x.view(), case.axis)).unwrap();
             let variance = moments.variance(RunningVariance::Population);
             vec![
                 Expected::new(Slot::Moments, moments.mean().to_vec(), batch.whole_mean())
@@ -350,7 +351,7 @@ fn parts_of(case: &Case, data: &Data) -> Vec<f32> {
     let mut parts = Vec::new();
     for (i, (case, data)) in shards(case, data, &cuts).iter().enumerate() {
         let x = Oracle::new(case, data).x;
-        let moments = reference::statistics(x.view(), case.axis).unwrap();
+        let moments = reference::statistics(&reference::Input::new(x.view(), case.axis)).unwrap();
         let c = moments.channels();
         let mean = moments.mean().iter().map(|&v| v as f32);
         let rest = moments.mean().iter().map(|&v| (v - f64::from(v as f32)) as f32);

@@ -110,6 +110,7 @@ impl BatchNorm<'_> {
             x: x.into(),
             moments: moments.into(),
             scratch: scratch.as_ref().into(),
+            ..Default::default()
         })?)
     }
 }

@@ -70,6 +70,7 @@ impl Golden {
                 gamma: self.input("gamma"),
                 beta: self.input("beta"),
                 z: self.input("z"),
+                weights: None,
             },
             &self.config,
             center,

@@ -161,11 +161,10 @@ fn run(gpu: &Gpu, case: &Golden) -> Result<Vec<(&'static str, Vec<f32>)>, Error>
     let x = tensor("x")?.ok_or("there is no x")?;
     let dy = tensor("dy")?;
     let input = Input {
-        x,
-        axis: case.axis,
         gamma: channels("gamma").filter(|_| case.config.affine.gamma),
         beta: channels("beta").filter(|_| case.config.affine.beta),
         z: tensor("z")?.filter(|_| case.config.residual),
+        ..Input::new(x, case.axis)
     };
     let mut running = RunningStatistics {
         mean: owned("running_mean"),

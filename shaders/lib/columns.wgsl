@@ -75,3 +75,16 @@ fn affines_of(strip: Strip, c: Centers) -> Affines {
     }
     return a;
 }
+
+// Where the weights of a strip's columns are in the first row…
+fn weight_places(strip: Strip) -> U {
+    let column = U(strip.place * WIDTH) + COMPONENTS;
+    let run = U(params.run);
+    let sample = column / U(params.run * params.channel_count);
+    return U(params.weights_base) + sample * run + column % run;
+}
+
+// …and how much further in another.
+fn row_weights(row: u32) -> U {
+    return U(row * params.per_chunk);
+}

@@ -22,14 +22,14 @@ fn columns_sums(strip: Strip, c: Centers) -> ColumnSums {
         let g2 = keep_incoming(i + 2u * stride, x2 * a.gain + a.shift);
         let g3 = keep_incoming(i + 3u * stride, x3 * a.gain + a.shift);
         s.dy = s.dy + ((g0 + g1) + (g2 + g3));
-        s.dyx = s.dyx + ((g0 * x0 + g1 * x1) + (g2 * x2 + g3 * x3));
+        s.dyx = s.dyx + ((times(g0, x0) + times(g1, x1)) + (times(g2, x2) + times(g3, x3)));
         i = i + 4u * stride;
     }
     for (; row < strip.end; row = row + 1u) {
         let x = load_x(i) - c.mean;
         let g = keep_incoming(i, x * a.gain + a.shift);
         s.dy = s.dy + g;
-        s.dyx = s.dyx + g * x;
+        s.dyx = s.dyx + times(g, x);
         i = i + stride;
     }
     s.dyx = s.dyx - c.rest * s.dy;

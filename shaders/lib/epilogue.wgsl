@@ -7,5 +7,6 @@ fn finish(i: u32, v: V, z: V) {
 
 // The gradient of v, from dy and from v itself.
 fn incoming(i: u32, v: V) -> V {
-    return backpropagate(load_dy(i), plus_residual(v, load_z(i)));
+    let dy = load_dy(i);
+    return unless_nothing(dy, backpropagate(dy, plus_residual(v, load_z(i))));
 }

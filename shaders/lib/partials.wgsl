@@ -6,10 +6,14 @@ struct Partial {
     count: Count,
 }
 
+fn column_of(channel: u32, t: u32) -> u32 {
+    let r = t % params.per_chunk;
+    return (r / params.run * params.channel_count + channel) * params.run + r % params.run;
+}
+
 fn partial_of(channel: u32, t: u32) -> Partial {
     let chunk = t / params.per_chunk;
-    let r = t % params.per_chunk;
-    let column = (r / params.run * params.channel_count + channel) * params.run + r % params.run;
+    let column = column_of(channel, t);
     let steps = params.step_count + select(0u, 1u, column < params.tail);
     let begin = chunk * params.chunk;
     let count = min(begin + params.chunk, steps) - min(begin, steps);

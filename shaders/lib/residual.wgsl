@@ -28,3 +28,16 @@ fn frozen_incoming(i: u32, v: V) -> V {
     }
     return load_dz(i);
 }
+
+// Where positions have weights, a gradient of 0 adds nothing, whatever it is multiplied with: padding
+// may hold NaN. Told by its bits, as compilers may assume that there is no NaN.
+fn unless_nothing(g: V, v: V) -> V {
+    if WEIGHTED {
+        return select(v, V(0.0), (bitcast<U>(g) & U(0x7fffffffu)) == U(0u));
+    }
+    return v;
+}
+
+fn times(g: V, x: V) -> V {
+    return g * unless_nothing(g, x);
+}

@@ -23,16 +23,21 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
         let g1 = weigh(incoming_again(w1.index, x1 * gain + shift), weight);
         let g2 = weigh(incoming_again(w2.index, x2 * gain + shift), weight);
         let g3 = weigh(incoming_again(w3.index, x3 * gain + shift), weight);
-        store_dx(w.index, scale * ((g0 - offset) - x0 * factor));
-        store_dx(w1.index, scale * ((g1 - offset) - x1 * factor));
-        store_dx(w2.index, scale * ((g2 - offset) - x2 * factor));
-        store_dx(w3.index, scale * ((g3 - offset) - x3 * factor));
+        let v0 = load_weights(params.weights_base + step);
+        let v1 = load_weights(params.weights_base + step + LANES);
+        let v2 = load_weights(params.weights_base + step + 2u * LANES);
+        let v3 = load_weights(params.weights_base + step + 3u * LANES);
+        store_dx(w.index, gradient_at(g0, x0, v0, scale, offset, factor));
+        store_dx(w1.index, gradient_at(g1, x1, v1, scale, offset, factor));
+        store_dx(w2.index, gradient_at(g2, x2, v2, scale, offset, factor));
+        store_dx(w3.index, gradient_at(g3, x3, v3, scale, offset, factor));
         w = advance(w3);
     }
     for (; step < range.end; step = step + LANES) {
         let x = load_x(w.index) - mean;
         let g = weigh(incoming_again(w.index, x * gain + shift), weight);
-        store_dx(w.index, scale * ((g - offset) - x * factor));
+        let v = load_weights(params.weights_base + step);
+        store_dx(w.index, gradient_at(g, x, v, scale, offset, factor));
         w = advance(w);
     }
 }

@@ -23,14 +23,14 @@ fn rows_sums(range: Range, lane: u32, center: Center) -> Sums {
         let g2 = keep_incoming(w2.index, x2 * gain + shift);
         let g3 = keep_incoming(w3.index, x3 * gain + shift);
         sum_dy = sum_dy + ((g0 + g1) + (g2 + g3));
-        sum_dyx = sum_dyx + ((g0 * x0 + g1 * x1) + (g2 * x2 + g3 * x3));
+        sum_dyx = sum_dyx + ((times(g0, x0) + times(g1, x1)) + (times(g2, x2) + times(g3, x3)));
         w = advance(w3);
     }
     for (; step < range.end; step = step + LANES) {
         let x = load_x(w.index) - mean;
         let g = keep_incoming(w.index, x * gain + shift);
         sum_dy = sum_dy + g;
-        sum_dyx = sum_dyx + g * x;
+        sum_dyx = sum_dyx + times(g, x);
         w = advance(w);
     }
     let dy = sum_components(sum_dy);

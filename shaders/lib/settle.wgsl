@@ -67,3 +67,11 @@ fn keep_moments(channel: u32, center: Center, m: Moments) {
     store_moments(2u * c + channel, m.variance);
     store_moments(3u * c + channel, f32(m.count));
 }
+
+// A part of a batch in the scratch, for merge_parts; planes lie `plane` floats apart.
+fn keep_part(at: u32, plane: u32, center: Center, m: Moments) {
+    store_scratch(at, center.mean);
+    store_scratch(at + plane, center.rest);
+    store_scratch(at + 2u * plane, m.variance);
+    store_scratch(at + 3u * plane, f32(m.count));
+}

@@ -23,7 +23,9 @@ fn weigh(dy: V, weight: V) -> V {
 }
 
 fn slope_of(channel: u32, center: Center, s: Sums) -> Slope {
-    let n = load_saved(3u * params.group_count + group_of(channel));
+    let count = load_saved(3u * params.group_count + group_of(channel));
+    // A batch without weight has sums of 0.
+    let n = select(count, 1.0, WEIGHTED && count == 0.0);
     let i = center.inv_std;
     let factor = i * (s.dyx * i / n);
     let offset = s.dy / n - center.rest * factor;
@@ -36,6 +38,15 @@ fn slope_of(channel: u32, center: Center, s: Sums) -> Slope {
         scale = scale * renorm_of(channel).r;
     }
     return Slope(scale, offset, factor, 1.0);
+}
+
+// dx at one position of the given weight. One without weight has moved no statistics, whatever x is.
+fn gradient_at(g: V, x: V, weight: V, scale: V, offset: V, factor: V) -> V {
+    if WEIGHTED {
+        let moved = weight * (offset + x * factor);
+        return scale * (g - select(V(0.0), moved, weight > V(0.0)));
+    }
+    return scale * ((g - offset) - x * factor);
 }
 
 // dβ = S₁ and dγ = S₂·i (S₂·i·r + S₁·d, where the batch is renormalized); and the sums themselves.

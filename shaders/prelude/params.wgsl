@@ -37,7 +37,7 @@ struct Params {
     group_count: u32,
     per_group: u32,
     parameter_count: u32,
-    padding: u32,
+    weights_base: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -50,6 +50,7 @@ override CUMULATIVE: bool = false;
 override KEEP_NON_FINITE: bool = false;
 override RENORM: bool = false;
 override GROUPED: bool = false;
+override WEIGHTED: bool = false;
 
 // A folded grid as one number.
 fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {

@@ -4,6 +4,7 @@ alias V = f32;
 alias U = u32;
 alias B = bool;
 const WIDTH: u32 = 1u;
+const COMPONENTS: U = 0u;
 
 fn component(v: V, i: u32) -> f32 {
     return v;

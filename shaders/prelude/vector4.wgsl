@@ -4,13 +4,14 @@ alias V = vec4<f32>;
 alias U = vec4<u32>;
 alias B = vec4<bool>;
 const WIDTH: u32 = 4u;
+const COMPONENTS: U = vec4<u32>(0u, 1u, 2u, 3u);
 
 fn component(v: V, i: u32) -> f32 {
     return v[i];
 }
 
 fn put(v: V, i: u32, value: f32) -> V {
-    return select(v, V(value), vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(i));
+    return select(v, V(value), COMPONENTS == vec4<u32>(i));
 }
 
 fn sum_components(v: V) -> f32 {

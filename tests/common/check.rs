@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, ArrayView1};
 use wgpu_batchnorm::reference::{self, Input, Running};
-use wgpu_batchnorm::{Gpu, Moments, RunningVariance, Update};
+use wgpu_batchnorm::{ChannelAxis, Gpu, Moments, RunningVariance, Update};
 
 use super::compare::{self, Arithmetic, Bounds, Center, Comparison, Given, GroupBounds};
 use super::data::{Case, Data};
@@ -23,10 +23,12 @@ pub fn check(gpu: &Gpu, case: &Case, data: &Data) {
 /// What must hold of the statistics alone.
 pub fn compare_statistics(case: &Case, data: &Data, moments: &Moments) -> Result<(), String> {
     let oracle = Oracle::new(case, data);
-    let expected = reference::statistics(oracle.x.view(), case.axis).unwrap();
+    let weights = oracle.input(case).weights;
+    let input = Input { weights, ..Input::new(oracle.x.view(), case.axis) };
+    let expected = reference::statistics(&input).unwrap();
     let b = oracle.bounds(case, data, Center::Batch);
     let mut failures = Failures::new(case);
-    assert_eq!(moments.count(), expected.count(), "{case}");
+    failures.add("moments count", &[moments.count()], vec![expected.count()], &b.count()[..1]);
     failures.add("moments mean", moments.mean(), expected.mean().to_vec(), &b.whole_mean());
     let variance = |moments: &Moments| moments.variance(RunningVariance::Population);
     let (actual, expected) = (variance(moments), variance(&expected));
@@ -77,14 +79,14 @@ fn expected_by(case: &Case, data: &Data, arithmetic: Arithmetic) -> Vec<Expected
         None => Center::Batch,
     };
     let b = oracle.bounds_by(case, data, center, arithmetic);
-    let n = case.geometry().values_per_channel();
-    let factor = case.config.running_variance.factor(n as f64);
+    let n = count(case, data);
+    let factor = case.config.running_variance.factor(n);
     let rate = rate(case, data);
     let mut all = vec![
         Expected { name: "y", values: flat(&f.y), bounds: b.y() },
         Expected { name: "mean", values: f.mean.to_vec(), bounds: b.mean() },
         Expected { name: "inv_std", values: f.inv_std.to_vec(), bounds: b.inv_std() },
-        Expected { name: "count", values: vec![n as f64; f.mean.len()], bounds: b.count() },
+        Expected { name: "count", values: vec![n; f.mean.len()], bounds: b.count() },
     ];
     if case.config.renorm.is_some() {
         all.push(Expected { name: "r", values: f.r.to_vec(), bounds: b.r() });
@@ -98,6 +100,14 @@ fn expected_by(case: &Case, data: &Data, arithmetic: Arithmetic) -> Vec<Expected
     }
     all.extend(gradients(case, g, gradient_bounds(&b)));
     all
+}
+
+/// Values per channel, or the sum of their weights.
+fn count(case: &Case, data: &Data) -> f64 {
+    match case.config.weights {
+        true => wide(&data.weights).iter().sum(),
+        false => case.geometry().values_per_channel() as f64,
+    }
 }
 
 /// The weight of the batch in the running update.
@@ -196,6 +206,7 @@ pub struct Oracle {
     pub x: ArrayD<f64>,
     pub dy: ArrayD<f64>,
     pub z: ArrayD<f64>,
+    pub weights: ArrayD<f64>,
     pub gamma: Vec<f64>,
     pub beta: Vec<f64>,
     pub running: Running,
@@ -208,6 +219,7 @@ impl Oracle {
             x: tensor(&data.x),
             dy: tensor(&data.dy),
             z: if data.z.is_empty() { Default::default() } else { tensor(&data.z) },
+            weights: positions(case, &data.weights),
             gamma: wide(&data.gamma),
             beta: wide(&data.beta),
             running: Running {
@@ -221,11 +233,11 @@ impl Oracle {
     pub fn input(&self, case: &Case) -> Input<'_> {
         let affine = case.config.affine;
         Input {
-            x: self.x.view(),
-            axis: case.axis,
             gamma: affine.gamma.then(|| ArrayView1::from(&self.gamma)),
             beta: affine.beta.then(|| ArrayView1::from(&self.beta)),
             z: case.config.residual.then(|| self.z.view()),
+            weights: case.config.weights.then(|| self.weights.view()),
+            ..Input::new(self.x.view(), case.axis)
         }
     }
 
@@ -255,7 +267,27 @@ pub fn given<'a>(case: &Case, data: &'a Data) -> Given<'a> {
         gamma: when(affine.gamma, &data.gamma),
         beta: when(affine.beta, &data.beta),
         z: when(residual, &data.z),
+        weights: when(case.config.weights, &data.weights),
     }
+}
+
+/// One value for each position, shaped as the host form and the oracle take it; none of no values.
+pub fn positions(case: &Case, values: &[f32]) -> ArrayD<f64> {
+    if values.is_empty() {
+        return ArrayD::default(vec![0]);
+    }
+    let mut shape = case.shape.clone();
+    let channels = match case.axis {
+        ChannelAxis::PerActivation => 1..shape.len(),
+        ChannelAxis::First => 1..2,
+        ChannelAxis::Last => shape.len() - 1..shape.len(),
+        ChannelAxis::At(axis) => {
+            let at = axis.rem_euclid(shape.len() as isize) as usize;
+            at..at + 1
+        }
+    };
+    shape.drain(channels);
+    ArrayD::from_shape_vec(shape, wide(values)).unwrap()
 }
 
 pub fn flat(array: &ArrayD<f64>) -> Vec<f64> {

@@ -20,6 +20,10 @@
 //! - Behind a ReLU, a value within its own bound of the corner may be on either side of it: dy there
 //!   may be off by the whole step of the slope, and so may the sums.
 //!
+//! Weighted values enter one at a time, m = 32 + n updates in a row, and the error of an update keeps
+//! a weight of at most 1: `δμ = u·D·(6 + λ·√m)`, with D over the values that have weight. The sum of
+//! weights itself rounds as a sum.
+//!
 //! Group normalization is bounded in two views of the same memory: groups as channels, for the
 //! statistics and dx (whose dy is γ·dy); rows as channels, for y and the sums that dγ and dβ are added
 //! from.
@@ -272,6 +276,8 @@ pub struct Bounds {
     dy: Vec<f64>,
     dy_errors: Vec<f64>,
     z: Vec<f64>,
+    /// Of every value, if there are any.
+    weights: Option<Vec<f64>>,
     activation: Activation,
     element: Element,
     /// A second pass takes dz, as it was stored, for dy.
@@ -305,6 +311,8 @@ pub struct Given<'a> {
     pub gamma: Option<&'a [f32]>,
     pub beta: Option<&'a [f32]>,
     pub z: Option<&'a [f32]>,
+    /// Of every position.
+    pub weights: Option<&'a [f32]>,
 }
 
 impl Bounds {
@@ -319,18 +327,29 @@ impl Bounds {
         let wide = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
         let (x, dy) = (wide(given.x), wide(given.dy));
         let c = geometry.channels() as usize;
-        let n = geometry.values_per_channel() as f64;
+        let frozen = matches!(center, Center::Running { .. });
+        let weights = given.weights.filter(|_| !frozen).map(|weights| {
+            let (inner, sample) = (geometry.inner() as usize, geometry.inner() as usize * c);
+            let one = |i: usize| f64::from(weights[i / sample * inner + i % inner]);
+            (0..x.len()).map(one).collect::<Vec<f64>>()
+        });
+        let weight = |i: usize| weights.as_ref().map_or(1.0, |weights| weights[i]);
+        let values_count = geometry.values_per_channel() as f64;
         let mut channels = Vec::with_capacity(c);
         let mut variance_errors = Vec::with_capacity(c);
         for channel in 0..c {
-            let values = || places(geometry, channel).map(|i| x[i]);
+            // Those that have weight.
+            let counted = || places(geometry, channel).filter(|&i| weight(i) > 0.0);
+            let values = || counted().map(|i| x[i]);
+            let n: f64 = counted().map(weight).sum();
             let first = values().next().filter(|k| k.is_finite());
             let k = first.filter(|_| arithmetic != Arithmetic::Oracle).unwrap_or(0.0);
             let (mean, variance, mean_error, split_error, variance_error) = match &center {
                 Center::Batch | Center::Renormalized { .. } => {
-                    let shifted = values().map(|x| x - k).sum::<f64>() / n;
+                    let shifted = counted().map(|i| weight(i) * (x[i] - k)).sum::<f64>() / n;
                     let mean = k + shifted;
-                    let variance = values().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+                    let variance =
+                        counted().map(|i| weight(i) * (x[i] - mean).powi(2)).sum::<f64>() / n;
                     let reach = match arithmetic {
                         Arithmetic::Kernel
                         | Arithmetic::Sharded { .. }
@@ -340,7 +359,13 @@ impl Bounds {
                         }
                         Arithmetic::Oracle => values().map(f64::abs).fold(0.0, f64::max),
                     };
-                    let rounding = unit * (6.0 + LAMBDA * arithmetic.roundings(n) / 3f64.sqrt());
+                    let in_a_row = match weights {
+                        Some(_) => {
+                            (32.0 + values_count).sqrt().max(arithmetic.roundings(values_count))
+                        }
+                        None => arithmetic.roundings(values_count) / 3f64.sqrt(),
+                    };
+                    let rounding = unit * (6.0 + LAMBDA * in_a_row);
                     let mean_error = rounding * reach;
                     let variance_error =
                         2.0 * rounding * (variance + reach * variance.sqrt()) + mean_error.powi(2);
@@ -399,7 +424,6 @@ impl Bounds {
         let or = |v: Option<&[f32]>, default| v.map_or(vec![default; c], wide);
         let (gamma, beta) = (or(given.gamma, 1.0), or(given.beta, 0.0));
         let z = given.z.map_or(vec![0.0; x.len()], wide);
-        let frozen = matches!(center, Center::Running { .. });
         let (activation, dy_errors) = (config.activation, vec![0.0; dy.len()]);
         let mut bounds = Self {
             geometry,
@@ -410,6 +434,7 @@ impl Bounds {
             x,
             dy,
             z,
+            weights,
             dy_errors,
             activation,
             element: config.element,
@@ -426,6 +451,10 @@ impl Bounds {
     fn pass_back(&mut self) {
         let errors = self.before_errors();
         for (i, error) in errors.into_iter().enumerate() {
+            if self.weights.is_some() && self.dy[i] == 0.0 {
+                // Whatever stands behind it.
+                continue;
+            }
             let slope = slope_of(self.activation, self.before(i), error, self.unit);
             let dy = self.dy[i];
             // 0 where the slope is, whatever dy.
@@ -449,7 +478,8 @@ impl Bounds {
             let (mean, mean_error) = (c.mean, c.mean_error);
             let all = || {
                 let one = |i| (self.x[i] - mean, self.dy[i], self.dy_errors[i]);
-                places(self.geometry, channel).map(one)
+                let adds = |i: &usize| self.weights.is_none() || self.dy[*i] != 0.0;
+                places(self.geometry, channel).filter(adds).map(one)
             };
             let s1: f64 = all().map(|(_, dy, _)| dy).sum();
             let s2: f64 = all().map(|(x, dy, _)| x * dy).sum();
@@ -478,7 +508,11 @@ impl Bounds {
         }
         let normal = (self.x[i] - c.mean).abs() * c.inv_std;
         let slope = normal * c.inv_std * c.s2.abs() / c.n;
-        scale * (self.dy[i].abs() + c.s1.abs() / c.n + slope)
+        let moved = match self.weights.as_ref().map_or(1.0, |weights| weights[i]) {
+            0.0 => 0.0,
+            weight => weight * (c.s1.abs() / c.n + slope),
+        };
+        scale * (self.dy[i].abs() + moved)
     }
 
     /// What the activation takes.
@@ -515,10 +549,15 @@ impl Bounds {
     }
 
     fn per_value(&self, bound: impl Fn(&Channel, usize, f64, f64) -> f64) -> Vec<f64> {
+        self.per_value_at(|c, channel, _, x, dy| bound(c, channel, x, dy))
+    }
+
+    /// With the value's place.
+    fn per_value_at(&self, bound: impl Fn(&Channel, usize, usize, f64, f64) -> f64) -> Vec<f64> {
         let (channels, inner) = (self.channels.len(), self.geometry.inner() as usize);
         let one = |(i, (&x, &dy)): (usize, (&f64, &f64))| {
             let channel = i / inner % channels;
-            bound(&self.channels[channel], channel, x, dy)
+            bound(&self.channels[channel], channel, i, x, dy)
         };
         self.x.iter().zip(&self.dy).enumerate().map(one).collect()
     }
@@ -553,7 +592,12 @@ impl Bounds {
 
     /// Of the count of values: f32 holds it exactly up to 2²⁴.
     pub fn count(&self) -> Vec<f64> {
-        self.per_channel(|c, _| if c.n > 2f64.powi(24) { self.unit * c.n } else { 0.0 })
+        let additions = LAMBDA * (32.0 + self.geometry.values_per_channel() as f64).sqrt();
+        self.per_channel(|c, _| match self.weights {
+            Some(_) => self.unit * c.n * additions,
+            None if c.n > 2f64.powi(24) => self.unit * c.n,
+            None => 0.0,
+        })
     }
 
     /// After an update of `old` with weight `rate`.
@@ -616,19 +660,31 @@ impl Bounds {
     }
 
     pub fn dx(&self) -> Vec<f64> {
-        let own = self.per_value(|c, i, x, dy| {
+        let own = self.per_value_at(|c, i, at, x, dy| {
+            let weight = self.weights.as_ref().map_or(1.0, |weights| weights[at]);
             let scale = self.gamma[i].abs() * c.stretch();
             if self.frozen {
                 return scale * dy.abs() * (c.inv_std_error + 3.0 * self.unit) + TINY;
             }
+            if weight == 0.0 {
+                let relative = c.stretch_error(self.unit) + 6.0 * self.unit;
+                return scale * dy.abs() * relative + TINY * (1.0 + scale);
+            }
+            // A product with a weight, and what dividing by the rounded sum of weights adds.
+            let weighing = match self.weights {
+                Some(_) => self.unit + self.count()[i] / c.n,
+                None => 0.0,
+            };
             let center = (x - c.mean).abs();
-            let factor = c.inv_std.powi(2) * c.s2.abs() / c.n;
-            let factor_error = 2.0 * factor * (c.inv_std_error + 3.0 * self.unit)
-                + c.inv_std.powi(2) * c.s2_error / c.n;
-            let mean_dy = c.s1.abs() / c.n;
+            let share = weight / c.n;
+            let factor = c.inv_std.powi(2) * c.s2.abs() * share;
+            let factor_error = 2.0 * factor * (c.inv_std_error + 3.0 * self.unit + weighing)
+                + c.inv_std.powi(2) * c.s2_error * share;
+            let mean_dy = c.s1.abs() * share;
             let sum = dy.abs() + mean_dy + center * factor;
             scale
-                * (c.s1_error / c.n
+                * (c.s1_error * share
+                    + mean_dy * weighing
                     + center * factor_error
                     + (3.0 * self.unit * center + c.mean_error) * factor
                     + (c.stretch_error(self.unit) + 6.0 * self.unit) * sum)

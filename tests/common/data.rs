@@ -66,7 +66,7 @@ impl fmt::Display for Case {
         write!(
             f,
             "shape={:?} axis={:?} element={:?} eps={} update={:?} affine={:?} activation={:?} residual={} \
-             mask={:?} groups={} renorm={:?} memory={:?} gradients={:?}",
+             mask={:?} groups={} renorm={:?} weights={} memory={:?} gradients={:?}",
             self.shape,
             self.axis,
             c.element,
@@ -78,6 +78,7 @@ impl fmt::Display for Case {
             c.mask,
             c.groups,
             c.renorm,
+            c.weights,
             c.memory,
             c.gradients
         )?;
@@ -105,8 +106,10 @@ pub fn shards(case: &Case, data: &Data, cuts: &[usize]) -> Vec<(Case, Data)> {
         let range = pair[0] * c * inner..pair[1] * c * inner;
         let of = |values: &[f32]| values[range.clone()].to_vec();
         let (x, dy, z) = (of(&data.x), of(&data.dy), of(&data.z));
+        let weights = data.weights.get(pair[0] * inner..pair[1] * inner).unwrap_or_default();
+        let weights = weights.to_vec();
         let case = Case { shape, axis: ChannelAxis::At(1), ..case.clone() };
-        (case, Data { x, dy, z, ..data.clone() })
+        (case, Data { x, dy, z, weights, ..data.clone() })
     };
     places.windows(2).map(one).collect()
 }
@@ -117,6 +120,8 @@ pub struct Data {
     pub x: Vec<f32>,
     pub dy: Vec<f32>,
     pub z: Vec<f32>,
+    /// Of every position; empty where the case has none.
+    pub weights: Vec<f32>,
     pub gamma: Vec<f32>,
     pub beta: Vec<f32>,
     pub running_mean: Vec<f32>,
@@ -160,6 +165,7 @@ impl Data {
             x: random.normals(n, mean, std),
             dy: random.normals(n, 0.1, 1.0),
             z: Random(seed ^ 0x7a).normals(n, -0.2, 1.0),
+            weights: Vec::new(),
             gamma: random.normals(c, 1.0, 0.3),
             beta: random.normals(c, 0.0, 0.5),
             running_mean: random.normals(c, mean, std),

@@ -213,6 +213,7 @@ pub fn inputs(data: &Data) -> Contents {
         (Slot::X, bits(&data.x)),
         (Slot::Dy, bits(&data.dy)),
         (Slot::Z, bits(&data.z)),
+        (Slot::Weights, bits(&data.weights)),
         (Slot::Gamma, bits(&data.gamma)),
         (Slot::Beta, bits(&data.beta)),
         (Slot::RunningMean, bits(&data.running_mean)),

@@ -50,6 +50,13 @@ pub fn all() -> Vec<Variant> {
                     all.add::<Reduce>(geometry, &config, class);
                     all.add::<Gradient>(geometry, &config, class);
                 }
+                for config in weighted_configs() {
+                    all.add::<Train>(geometry, &config, class);
+                    all.add::<Statistics>(geometry, &config, class);
+                    all.add::<Backward>(geometry, &config, class);
+                    all.add::<Reduce>(geometry, &config, class);
+                    all.add::<Gradient>(geometry, &config, class);
+                }
                 // Sums of rows of more samples would not fit a binding.
                 let few = geometry.outer() <= 1_000;
                 for config in group_configs().into_iter().filter(|_| few) {
@@ -184,6 +191,27 @@ fn group_configs() -> Vec<Config> {
                     };
                     configs.push(Config { activation, gradients, ..base(memory, affine) });
                 }
+            }
+        }
+    }
+    configs
+}
+
+/// Weights beside what else their code meets: activations, masks, halves, renormalization,
+/// accumulation. What binds too many buffers is left out.
+fn weighted_configs() -> Vec<Config> {
+    let mut configs = Vec::new();
+    for memory in MEMORY {
+        for activation in [Activation::None, Activation::Relu, Activation::Silu] {
+            for element in [Element::F32, Element::F16, Element::Bf16] {
+                let accumulate = element == Element::F16;
+                let gradients = Gradients { accumulate, ..Gradients::ALL };
+                let renorm = (element == Element::Bf16 && activation == Activation::None)
+                    .then_some(Renorm { rmax: 3.0, dmax: 5.0 });
+                let base = Config { weights: true, gradients, ..base(memory, 3) };
+                let plain = Config { activation, element, renorm, ..base };
+                configs.push(Config { residual: true, ..plain.clone() });
+                configs.push(plain);
             }
         }
     }

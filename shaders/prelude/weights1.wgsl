@@ -1,0 +1,4 @@
+
+fn weights_at(place: U) -> V {
+    return load_weights(place);
+}
