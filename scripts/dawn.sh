@@ -8,7 +8,7 @@ install_dawn() {
         install_packages nodejs npm || return
     fi
     mkdir -p "$1"
-    cp tests/webgpu/package.json tests/webgpu/run.mjs "$1/"
+    cp tests/webgpu/package.json tests/webgpu/*.mjs "$1/"
     echo "== Installing Dawn into $1"
     npm --prefix "$1" install --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error
 }

@@ -5,7 +5,9 @@
 //! `tests/webgpu/run.mjs` does on Dawn what `bind` and `encode` do on wgpu, and compares.
 
 use std::collections::HashSet;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 
 use ndarray::Array1;
 use serde_json::{Value, json};
@@ -131,7 +133,7 @@ impl Cases {
         let buffers: Vec<String> =
             arrangement.start.iter().map(|words| hex(words.iter().copied(), 8)).collect();
         self.list.push(json!({
-            "name": format!("{} {case}", O::NAME),
+            "kind": "case", "name": format!("{} {case}", O::NAME),
             "buffers": buffers, "slots": slots, "stages": stages, "expected": expected,
         }));
     }
@@ -455,9 +457,15 @@ fn cases_cover_every_kernel() {
         .iter()
         .map(|v| (v.kernel.name(), shader::source(v)))
         .filter(|(_, source)| known.insert(source.clone()))
+        .map(|(name, wgsl)| json!({ "kind": "module", "name": name, "wgsl": wgsl }))
         .collect();
-    let all = json!({ "cases": cases.list, "modules": modules });
-    std::fs::write(file, serde_json::to_vec(&all).unwrap()).unwrap();
+    // An item to a line: the whole is too long for a string of JavaScript's.
+    let mut out = BufWriter::new(File::create(file).unwrap());
+    writeln!(out, "{}", json!({ "module": modules.len(), "case": cases.list.len() })).unwrap();
+    for item in modules.iter().chain(&cases.list) {
+        writeln!(out, "{item}").unwrap();
+    }
+    out.flush().unwrap();
 }
 
 /// So that the list cannot shrink unnoticed.

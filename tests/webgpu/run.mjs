@@ -1,204 +1,58 @@
-// Runs the cases that tests/webgpu.rs writes on Dawn: node run.mjs CASES.json
+// Runs the cases that tests/webgpu.rs writes on Dawn: node run.mjs CASES
 //
 // Dawn's Tint must accept the WGSL of every variant, and every case's results must be within the
 // oracle's bounds, while nothing else in memory changes. Limits are WebGPU's defaults. Anything that
-// does not go right, and an empty list, is a failure.
-import { readFile } from 'node:fs/promises';
+// does not go right is a failure, and so is a list that is empty or shorter than its first line says.
+//
+// Items are handed out one at a time to processes with a device each (device.mjs): what kills one, or
+// keeps it silent, fails by name, and the rest still runs.
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { createReadStream } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import process from 'node:process';
-import { create, globals } from 'webgpu';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 
-Object.assign(globalThis, globals);
+const SECONDS_FOR_AN_ITEM = 120;
+// The operations of a case.
+const NEIGHBOURS = 11;
 
-const { cases, modules } = JSON.parse(await readFile(process.argv[2], 'utf8'));
-const gpu = create(process.platform === 'linux' ? ['backend=vulkan'] : []);
-const adapter = await gpu.requestAdapter();
-if (!adapter) {
-  console.error('Dawn finds no adapter');
-  process.exit(1);
-}
-const { vendor, architecture, description } = adapter.info;
-console.log(`Dawn on ${[vendor, architecture, description].filter(Boolean).join(', ')}`);
-const device = await adapter.requestDevice();
-let stray = 0;
-device.addEventListener('uncapturederror', (event) => {
-  stray += 1;
-  console.error(`uncaptured: ${event.error.message}`);
-});
-
-/** Runs `work` and gives what Dawn says against it. */
-async function complaints(work) {
-  const filters = ['validation', 'out-of-memory', 'internal'];
-  for (const filter of filters) device.pushErrorScope(filter);
-  const problems = [];
-  try {
-    problems.push(...((await work()) ?? []));
-  } catch (error) {
-    problems.push(error.message);
-  }
-  for (const _ of filters) {
-    const error = await device.popErrorScope();
-    if (error) problems.push(error.message);
-  }
-  return problems;
-}
-
-/** Words as fixed-length hexadecimal numbers. */
-function words(hex) {
-  const bytes = Buffer.from(hex, 'hex').swap32();
-  return new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
-}
-
-function doubles(hex) {
-  const bytes = Buffer.from(hex, 'hex').swap64();
-  return Array.from({ length: bytes.length / 8 }, (_, i) => bytes.readDoubleLE(8 * i));
-}
-
-function buffer(content, usage) {
-  const made = device.createBuffer({ size: content.byteLength, usage, mappedAtCreation: true });
-  new Uint32Array(made.getMappedRange()).set(content);
-  made.unmap();
-  return made;
-}
-
-/** A half's value: IEEE's, or the upper half of an f32. */
-function widened(half, element) {
-  const sign = half & 0x8000 ? -1 : 1;
-  const [fraction, bias] = element === 'f16' ? [10, 15] : [7, 127];
-  const exponent = (half & 0x7fff) >> fraction;
-  const rest = (half & ((1 << fraction) - 1)) / 2 ** fraction;
-  if (exponent === 2 * bias + 1) return rest ? NaN : sign * Infinity;
-  return sign * (exponent ? (1 + rest) * 2 ** (exponent - bias) : rest * 2 ** (1 - bias));
-}
-
-/** `count` values from a word on. */
-function numbers(memory, begin, count, element) {
-  if (element === 'f32') return new Float32Array(memory.buffer, 4 * begin, count);
-  const half = (i) => (memory[begin + (i >> 1)] >>> (16 * (i & 1))) & 0xffff;
-  return Array.from({ length: count }, (_, i) => widened(half(i), element));
-}
-
-// Cases share pipelines, as the crate's users do.
-const pipelines = new Map();
-function pipeline(stage) {
-  const key = JSON.stringify([stage.wgsl, stage.constants]);
-  if (!pipelines.has(key)) {
-    const entries = stage.bindings.map(({ number, read_only }) => ({
-      binding: number,
-      visibility: GPUShaderStage.COMPUTE,
-      buffer: { type: read_only ? 'read-only-storage' : 'storage' },
-    }));
-    const size = stage.params.length / 2;
-    entries.push({
-      binding: 0,
-      visibility: GPUShaderStage.COMPUTE,
-      buffer: { type: 'uniform', minBindingSize: size },
+/** The next message of a child, or how it died instead. */
+function answer(child) {
+  const death = () => ({ death: `its process died of ${child.signalCode ?? `code ${child.exitCode}`}` });
+  if (child.exitCode !== null || child.signalCode !== null) return Promise.resolve(death());
+  return new Promise((resolve) => {
+    const dead = () => resolve(death());
+    child.once('exit', dead);
+    child.once('message', (message) => {
+      child.off('exit', dead);
+      resolve({ message });
     });
-    const layout = device.createBindGroupLayout({ entries });
-    const made = device.createComputePipeline({
-      layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: {
-        module: device.createShaderModule({ code: stage.wgsl }),
-        entryPoint: stage.entry,
-        constants: stage.constants,
-      },
-    });
-    pipelines.set(key, { pipeline: made, layout });
-  }
-  return pipelines.get(key);
-}
-
-/** Runs a case's stages in one pass and gives every buffer's words afterwards. */
-async function execute({ buffers, slots, stages }) {
-  const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC;
-  const memory = buffers.map((hex) => buffer(words(hex), usage));
-  const trash = [...memory];
-  const encoder = device.createCommandEncoder();
-  const pass = encoder.beginComputePass();
-  for (const stage of stages) {
-    const { pipeline: compiled, layout } = pipeline(stage);
-    const params = buffer(words(stage.params), GPUBufferUsage.UNIFORM);
-    trash.push(params);
-    const entries = stage.bindings.map(({ number, slot }) => {
-      const { buffer: index, begin, count } = slots[slot];
-      const resource = { buffer: memory[index], offset: 4 * begin, size: 4 * count };
-      return { binding: number, resource };
-    });
-    entries.push({ binding: 0, resource: { buffer: params } });
-    pass.setPipeline(compiled);
-    pass.setBindGroup(0, device.createBindGroup({ layout, entries }));
-    pass.dispatchWorkgroups(...stage.grid);
-  }
-  pass.end();
-  const copies = memory.map((from) => {
-    const to = device.createBuffer({
-      size: from.size,
-      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
-    });
-    encoder.copyBufferToBuffer(from, 0, to, 0, from.size);
-    trash.push(to);
-    return to;
   });
-  device.queue.submit([encoder.finish()]);
-  await Promise.all(copies.map((copy) => copy.mapAsync(GPUMapMode.READ)));
-  const results = copies.map((copy) => new Uint32Array(copy.getMappedRange().slice(0)));
-  for (const old of trash) old.destroy();
-  return results;
 }
 
-/** What is wrong, and the largest error in units of its bound. */
-function compare({ buffers, slots, expected }, results) {
-  const problems = [];
-  let compared = 0;
-  let worst = 0;
-  for (const { slot, begin, rest, element, values, bounds } of expected) {
-    const place = slots[slot];
-    const limits = doubles(bounds);
-    const now = results[place.buffer];
-    const floats = numbers(now, place.begin + begin, limits.length + rest, element);
-    if (element !== 'f32' && limits.length % 2 === 1) {
-      const last = place.begin + (limits.length >> 1);
-      const before = words(buffers[place.buffer])[last];
-      if (now[last] >>> 16 !== before >>> 16) problems.push(`the half past the end of ${slot} changed`);
-    }
-    doubles(values).forEach((value, i) => {
-      const actual = floats[i] + (rest ? floats[i + rest] : 0);
-      const error = Math.abs(actual - value);
-      compared += 1;
-      if (error > 0) worst = Math.max(worst, error / limits[i]);
-      // Not `error > limit`, which a NaN would pass.
-      if (!(error <= limits[i])) {
-        problems.push(`${slot}[${begin + i}] = ${actual}, not ${value} within ${limits[i]}`);
-      }
-    });
-  }
-  if (compared === 0) problems.push('nothing was compared');
-  results.forEach((now, index) => {
-    const free = new Uint8Array(now.length);
-    for (const { buffer: own, begin, count, written } of Object.values(slots)) {
-      if (own === index && written) free.fill(1, begin, begin + count);
-    }
-    const start = words(buffers[index]);
-    const at = now.findIndex((word, i) => !free[i] && word !== start[i]);
-    if (at >= 0) problems.push(`word ${at} of buffer ${index} changed, which no slot may write`);
-  });
-  return { problems, worst };
+/** A child with a device. */
+async function start() {
+  const child = fork(fileURLToPath(new URL('device.mjs', import.meta.url)));
+  const { message, death } = await answer(child);
+  if (death) throw new Error(`no device: ${death}`);
+  console.log(message);
+  return child;
 }
 
-/** A comparison that cannot fail would prove nothing. */
-function blindness(one, results) {
-  const { slot, begin } = one.expected[0];
-  const place = one.slots[slot];
-  const problems = [];
-  const notices = (what, index, change) => {
-    const bad = results.map((result) => result.slice());
-    bad[place.buffer][index] = change(bad[place.buffer][index]);
-    if (compare(one, bad).problems.length === 0) problems.push(`the comparison misses ${what}`);
-  };
-  notices('a wrong value', place.begin + begin, (word) => word ^ 0x40000000);
-  notices('a NaN', place.begin + begin, () => 0x7fc00000);
-  notices('a write before the slot', place.begin - 1, (word) => word + 1);
-  notices('a write after the slot', place.begin + place.count, (word) => word + 1);
-  return problems;
+async function ask(child, item) {
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    child.kill('SIGKILL');
+  }, 1000 * SECONDS_FOR_AN_ITEM);
+  // Where it is dead already, `answer` says so.
+  child.send(item, () => {});
+  const { message, death } = await answer(child);
+  clearTimeout(timer);
+  const problem = late ? `no answer in ${SECONDS_FOR_AN_ITEM} s` : death;
+  return message ?? { problems: [problem], worst: 0, death };
 }
 
 let failed = 0;
@@ -208,28 +62,51 @@ function report(name, problems) {
   if (problems.length) failed += 1;
 }
 
-let accepted = 0;
+const input = createInterface({ input: createReadStream(process.argv[2]) });
+const lines = input[Symbol.asyncIterator]();
+const promised = JSON.parse((await lines.next()).value);
+const done = { module: 0, case: 0 };
+const pipelines = new Set();
 let largest = 0;
-for (const [name, code] of modules) {
-  const problems = await complaints(async () => {
-    const { messages } = await device.createShaderModule({ code }).getCompilationInfo();
-    return messages.map(({ type, lineNum, message }) => `${type} in line ${lineNum}: ${message}`);
-  });
-  if (problems.length) report(`module ${name}`, problems);
-  else accepted += 1;
+
+/** A worker's items: neighbours, which share pipelines. */
+async function* items() {
+  for (;;) {
+    const next = await Promise.all(Array.from({ length: NEIGHBOURS }, () => lines.next()));
+    for (const line of next) {
+      if (line.done) return;
+      yield line;
+    }
+  }
 }
-console.log(`${accepted} of ${modules.length} modules accepted by Tint`);
-for (const one of cases) {
-  const problems = await complaints(async () => {
-    const results = await execute(one);
-    const { problems, worst } = compare(one, results);
+
+/** Asks one child after another, each until it dies, as long as there are items. */
+async function worker() {
+  let child;
+  for await (const line of items()) {
+    const { kind, name, stages = [] } = JSON.parse(line.value);
+    for (const { wgsl, constants } of stages) pipelines.add(JSON.stringify([wgsl, constants]));
+    child ??= await start();
+    const { problems, worst, death } = await ask(child, line.value);
+    if (death) child = undefined;
+    done[kind] += 1;
     largest = Math.max(largest, worst);
-    return [...problems, ...blindness(one, results)];
-  });
-  report(one.name, problems);
+    if (kind === 'case' || problems.length) report(`${kind} ${name}`, problems);
+  }
+  if (!child) return;
+  const end = once(child, 'exit');
+  child.disconnect();
+  const [code, signal] = await end;
+  if (code !== 0) report('the end of a process', [`${signal ?? `code ${code}`}`]);
+}
+await Promise.all(Array.from({ length: availableParallelism() }, worker));
+for (const kind of ['module', 'case']) {
+  if (done[kind] === 0 || done[kind] !== promised[kind]) {
+    report(`every ${kind}`, [`${done[kind]} ran, of ${promised[kind]}`]);
+  }
 }
 console.log(
-  `${cases.length} cases, ${pipelines.size} pipelines, ${modules.length} modules: ` +
-    `${failed + stray} failures; largest error ${largest.toFixed(3)} of its bound`,
+  `${done.case} cases, ${pipelines.size} pipelines, ${done.module} modules: ` +
+    `${failed} failures; largest error ${largest.toFixed(3)} of its bound`,
 );
-process.exit(failed + stray === 0 && cases.length > 0 && modules.length > 0 ? 0 : 1);
+process.exitCode = failed === 0 ? 0 : 1;
