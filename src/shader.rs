@@ -307,14 +307,15 @@ pub fn bindings(variant: &Variant) -> Vec<Binding> {
 }
 
 /// The WGSL of an activation.
-fn activation(epilogue: Epilogue) -> [&'static str; 2] {
-    match epilogue {
+fn activation(variant: &Variant) -> [&'static str; 2] {
+    match variant.activation {
         Epilogue::None => ["", wgsl!("activations/none")],
         Epilogue::Relu => ["", wgsl!("activations/relu")],
         Epilogue::LeakyRelu => ["", wgsl!("activations/leaky_relu")],
         Epilogue::ClippedRelu => ["", wgsl!("activations/clipped_relu")],
         Epilogue::Silu => ["", wgsl!("activations/silu")],
-        Epilogue::Custom(source) => [source, wgsl!("activations/custom")],
+        Epilogue::Custom(source) if variant.vector == 4 => [source, wgsl!("activations/custom4")],
+        Epilogue::Custom(source) => [source, wgsl!("activations/custom1")],
     }
 }
 
@@ -475,7 +476,7 @@ pub fn source(variant: &Variant) -> String {
         let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
     }
     if row.slots.iter().any(|(slot, _)| matches!(slot, Slot::Y | Slot::Dy)) {
-        text.extend(activation(variant.activation));
+        text.extend(activation(variant));
         text.push_str(if masked { EPILOGUE_MASK } else { EPILOGUE });
         text.push_str(RESIDUAL);
     }

@@ -4,7 +4,8 @@
 use wgpu_batchnorm::reference;
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Config, FrozenBackward, Geometry, Gradients,
-    Infer, Kernel, Mask, Operation, Plan, PlanError, PrepareError, Slot, Train, Update,
+    Infer, Kernel, MAX_ITERATIONS, Mask, Operation, Plan, PlanError, PrepareError, Slot, Train,
+    Tuning, Update,
 };
 
 use crate::common::check::{Oracle, compare_frozen, compare_training};
@@ -201,6 +202,35 @@ fn a_custom_activation_is_computed_and_passed_back() {
             }
         }
     }
+}
+
+/// In the longest loops that planning lets an invocation take, a caller's ReLU gives the bits of ours:
+/// a loop of its own for every load of four would pass 65,535, where lavapipe silently stops. (Where a
+/// compiler unrolls it, only `shaders::an_activation_adds_no_loop` sees it.)
+#[test]
+fn a_custom_activation_takes_the_longest_loops() {
+    let Some(gpu) = gpu() else { return };
+    let relu = Activation::Custom(
+        "fn activation(v: f32) -> f32 { return select(v, 0.0, v < 0.0); }
+         fn activation_derivative(v: f32) -> f32 { return select(0.0, 1.0, v > 0.0); }",
+    );
+    let [_, fused, _] = small_tunings();
+    let tuning = Tuning { workgroup_size: 4, tiny_loads: u32::MAX, ..fused };
+    // Two sweeps of so many loads of four.
+    let loads = MAX_ITERATIONS / 2;
+    let shape = [1, 1, 4 * (tuning.workgroup_size * loads) as usize];
+    let config = Config { activation: Activation::Relu, ..Config::pytorch() };
+    let ours = Case::new(&shape, ChannelAxis::First, config).tuned(&tuning);
+    let mut custom = ours.clone();
+    custom.config.activation = relu;
+    let plan = runner::plan::<Backward>(gpu, &custom).unwrap();
+    let [stage] = plan.stages() else { panic!("{}", plan.explain()) };
+    assert_eq!(stage.params.chunk, loads * tuning.workgroup_size);
+    assert!(2 * 4 * loads > 65_535);
+    let data = Data::random(ours.geometry(), 6, 0.5, 1.5);
+    let (a, b) = (runner::train(gpu, &ours, &data), runner::train(gpu, &custom, &data));
+    // Not by assert_eq, which would print a million numbers.
+    assert!(a.bits() == b.bits(), "{custom}");
 }
 
 /// What does not compile is a typed error of the plan that needs it, and nothing else is touched.

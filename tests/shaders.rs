@@ -5,7 +5,7 @@ use std::mem::{offset_of, size_of};
 
 use naga::front::wgsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use wgpu_batchnorm::{Params, shader};
+use wgpu_batchnorm::{Epilogue, Params, Variant, shader};
 
 use crate::common::variants;
 
@@ -51,6 +51,22 @@ fn bindings_are_what_naga_finds() {
             shader::constants(variant).iter().map(|(name, _)| (*name).to_string()).collect();
         assert_eq!(overrides, constants);
     }
+}
+
+/// `Stage::iterations` counts what kernels loop and knows no activation: none may loop.
+#[test]
+fn an_activation_adds_no_loop() {
+    let loops = |variant: &Variant| -> usize {
+        let source = shader::source(variant);
+        ["for (", "while ", "loop {"].iter().map(|word| source.matches(word).count()).sum()
+    };
+    let mut seen = BTreeSet::new();
+    for variant in variants::all().iter().filter(|v| v.activation != Epilogue::None) {
+        let plain = Variant { activation: Epilogue::None, ..*variant };
+        assert_eq!(loops(variant), loops(&plain), "{variant:?}");
+        seen.insert((format!("{:?}", variant.activation), variant.vector));
+    }
+    assert_eq!(seen.len(), 2 * 5, "not every activation at every width: {seen:?}");
 }
 
 #[test]
