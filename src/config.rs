@@ -199,7 +199,8 @@ pub struct Gradients {
     pub gamma: bool,
     /// `dbeta`.
     pub beta: bool,
-    /// `dz`, if there is a residual.
+    /// `dz`, if there is a residual. With halves, `dx` is then computed from `dz` as it is stored, so
+    /// it differs within `dz`'s rounding from a `dx` without.
     pub z: bool,
     /// Add to what `dgamma` and `dbeta` hold instead of overwriting it.
     pub accumulate: bool,
