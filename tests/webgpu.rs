@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, Finalize,
     FrozenBackward, Gradient, Gradients, GroupNorm, GroupNormBackward, Infer, Kernel, Mask, Memory,
-    NonFinite, Normalize, Operation, Plan, Reduce, RunningVariance, Slot, Statistics, Train,
-    Tuning, Update, reference, shader,
+    Moments, NonFinite, Normalize, Operation, Plan, Reduce, RunningVariance, Slot, Statistics,
+    Train, Tuning, Update, reference, shader,
 };
 
 use crate::common::check::{Oracle, flat, given, rate};
@@ -143,7 +143,10 @@ impl Cases {
         if case.geometry().is_empty() {
             return self.add_empty(case);
         }
-        let data = Data::random(case.geometry(), seed, 1.5, 2.0).rounded(case.config.element);
+        let mut data = Data::random(case.geometry(), seed, 1.5, 2.0).rounded(case.config.element);
+        if case.config.weights {
+            data.weights = weights(case, seed);
+        }
         let c = case.geometry().channels() as usize;
         let oracle = Oracle::new(case, &data);
         let input = oracle.input(case);
@@ -153,7 +156,10 @@ impl Cases {
         let batch = oracle.bounds(case, &data, Center::Batch);
         let center = Center::Running { mean: &data.running_mean, var: &data.running_var };
         let frozen = oracle.bounds(case, &data, center);
-        let n = case.geometry().values_per_channel() as f64;
+        let n = match case.config.weights {
+            true => data.weights.iter().map(|&w| f64::from(w)).sum(),
+            false => case.geometry().values_per_channel() as f64,
+        };
         let mut contents = inputs(&data);
         let f = reference::train(&input, &oracle.running, config).unwrap();
 
@@ -199,8 +205,7 @@ impl Cases {
             vec![Expected::new(y, flat(&out), frozen.y())]
         });
         self.add::<Statistics>(case, &contents, || {
-            let moments =
-                reference::statistics(&reference::Input::new(oracle.x.view(), case.axis)).unwrap();
+            let moments = moments_of(case, &oracle);
             let variance = moments.variance(RunningVariance::Population);
             vec![
                 Expected::new(Slot::Moments, moments.mean().to_vec(), batch.whole_mean())
@@ -278,6 +283,10 @@ impl Cases {
             gradients(g, [frozen.dx(), frozen.dgamma(), frozen.dbeta(), frozen.dz()])
         });
 
+        if config.weights {
+            // Group normalization takes none.
+            return;
+        }
         // As many groups as the config says: one.
         let bounds = GroupBounds::new(case.geometry(), given(case, &data), config);
         let f = reference::group_norm(&input, config).unwrap();
@@ -347,13 +356,25 @@ fn mask(activation: Activation, before: &[f64]) -> Vec<u32> {
     before.chunks(32).map(word).collect()
 }
 
+fn moments_of(case: &Case, oracle: &Oracle) -> Moments {
+    let weights = case.config.weights.then(|| oracle.weights.view());
+    let input = reference::Input::new(oracle.x.view(), case.axis);
+    reference::statistics(&reference::Input { weights, ..input }).unwrap()
+}
+
+/// Every third position has no weight.
+fn weights(case: &Case, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed ^ 0x3e);
+    let mut one = |i: u64| if i % 3 == 1 { 0.0 } else { (0.1 + 2.0 * random.unit()) as f32 };
+    (0..case.geometry().values_per_channel()).map(&mut one).collect()
+}
+
 /// The moments of every row of a batch, by the oracle, and three empty parts that hold NaN.
 fn parts_of(case: &Case, data: &Data) -> Vec<f32> {
     let cuts: Vec<usize> = (1..case.geometry().outer() as usize).collect();
     let mut parts = Vec::new();
     for (i, (case, data)) in shards(case, data, &cuts).iter().enumerate() {
-        let x = Oracle::new(case, data).x;
-        let moments = reference::statistics(&reference::Input::new(x.view(), case.axis)).unwrap();
+        let moments = moments_of(case, &Oracle::new(case, data));
         let c = moments.channels();
         let mean = moments.mean().iter().map(|&v| v as f32);
         let rest = moments.mean().iter().map(|&v| (v - f64::from(v as f32)) as f32);
@@ -432,6 +453,23 @@ fn cases() -> Cases {
                 }
             }
         }
+        // Weights: the same, but that there is no path of one dispatch.
+        for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
+            for element in [Element::F32, Element::F16, Element::Bf16] {
+                let config = Config {
+                    element,
+                    memory,
+                    weights: true,
+                    activation: [Activation::Relu, Activation::None, Activation::Silu][turn % 3],
+                    residual: turn % 2 == 0,
+                    update: [Update::Cumulative, Update::Rate(0.3)][turn % 2],
+                    ..Config::pytorch()
+                };
+                turn += 1;
+                let tuning = [&split, &wide][turn % 2];
+                cases.add_all(&Case::new(shape, axis, config).tuned(tuning), 7 + turn as u64);
+            }
+        }
         for class in [Class::Software, Class::Hardware] {
             let caps = Caps { class, ..Caps::webgpu_default() };
             let case = Case::new(shape, axis, Config::pytorch());
@@ -469,4 +507,4 @@ fn cases_cover_every_kernel() {
 }
 
 /// So that the list cannot shrink unnoticed.
-const CASE_COUNT: usize = 2_366;
+const CASE_COUNT: usize = 2_972;
