@@ -200,7 +200,8 @@ pub struct Gradients {
     /// `dbeta`.
     pub beta: bool,
     /// `dz`, if there is a residual. With halves, `dx` is then computed from `dz` as it is stored, so
-    /// it differs within `dz`'s rounding from a `dx` without.
+    /// it differs within `dz`'s rounding from a `dx` without. So may a frozen `dgamma` and `dbeta`, where
+    /// the device binds too few buffers to make everything in one pass.
     pub z: bool,
     /// Add to what `dgamma` and `dbeta` hold instead of overwriting it.
     pub accumulate: bool,

@@ -476,8 +476,14 @@ impl Bounds {
         for channel in 0..self.channels.len() {
             let c = &self.channels[channel];
             let (mean, mean_error) = (c.mean, c.mean_error);
+            // Where a device binds few buffers, frozen sums are added from dz, as it was stored.
+            let from_dz = self.frozen && self.keeps_dz;
+            let error = |i: usize| match self.dy_errors[i] {
+                error if from_dz => error + stored(self.element, self.dy[i].abs() + error),
+                error => error,
+            };
             let all = || {
-                let one = |i| (self.x[i] - mean, self.dy[i], self.dy_errors[i]);
+                let one = |i| (self.x[i] - mean, self.dy[i], error(i));
                 let adds = |i: &usize| self.weights.is_none() || self.dy[*i] != 0.0;
                 places(self.geometry, channel).filter(adds).map(one)
             };
