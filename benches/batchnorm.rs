@@ -2,7 +2,7 @@
 //! the limit. Throughput counts the bytes of a streaming implementation. For ratios measured
 //! side by side, see ratios.rs.
 
-#[allow(dead_code, reason = "the other benchmark uses the rest")]
+#[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod common;
 
 use common::{Kind, Operation, Shape, Subject};
@@ -31,20 +31,26 @@ fn benchmarks(criterion: &mut Criterion) {
             }
         };
         let mut group = criterion.benchmark_group("memcpy");
-        group.throughput(Throughput::Bytes(2 * subject.tensor_size));
+        group.throughput(Throughput::Bytes(2 * subject.on_gpu.tensor_size));
         group.bench_function(BenchmarkId::new("gpu", shape.name()), |bencher| {
-            bencher.iter_custom(|count| subject.run_copy(count as u32));
+            bencher.iter_custom(|count| subject.on_gpu.run_copy(count as u32));
         });
         group.finish();
         for operation in Operation::ALL {
             let mut group = criterion.benchmark_group(operation.name());
-            group.throughput(Throughput::Bytes(operation.tensors(Kind::F32) * subject.tensor_size));
+            group.throughput(Throughput::Bytes(
+                operation.tensors(Kind::F32) * subject.on_gpu.tensor_size,
+            ));
             group.bench_function(BenchmarkId::new("gpu", shape.name()), |bencher| {
-                bencher.iter_custom(|count| subject.run_gpu(operation, count as u32));
+                bencher.iter_custom(|count| subject.on_gpu.run(operation, count as u32));
             });
-            group.bench_function(BenchmarkId::new("cpu", shape.name()), |bencher| {
-                bencher.iter_custom(|count| subject.run_cpu(operation, count as u32));
-            });
+            if cfg!(feature = "cpu") {
+                group.bench_function(BenchmarkId::new("cpu", shape.name()), |bencher| {
+                    bencher.iter_custom(|count| {
+                        subject.run_cpu(operation, count as u32).expect("the feature is there")
+                    });
+                });
+            }
             group.finish();
         }
     }

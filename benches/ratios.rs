@@ -1,19 +1,21 @@
-//! The kernels against a memcpy kernel on the same adapter and against the CPU path, interleaved in
-//! one process, medians over rounds.
+//! The table of `cargo bench`: the kernels against a memcpy kernel on the same adapter and against the
+//! CPU path, interleaved in one process, medians over rounds.
 //!
 //! `cargo bench --features cpu --bench ratios -- [--shapes 8x64x56x56,1024x512] [--layout
 //! nchw|nhwc|both] [--kinds f32,f16,bf16,relu,add+relu] [--rounds 9] [--explain] [--copy]`. Bytes are
 //! those of a streaming implementation: 3 tensors forward, 2 inference, 5 backward, and one more with a
 //! residual. `/memcpy` is bytes per second over the memcpy kernel's bytes per second, of tensors of the
 //! same size: above 1 means that a second read came from a cache. `/cpu` is the time of the CPU path,
-//! plain and f32, over ours. `--copy` measures geometries of the memcpy kernel instead.
+//! plain and f32 whatever the kind, over ours; without the feature `cpu` there is none. `--copy`
+//! measures geometries of the memcpy kernel instead.
 
+#[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod common;
 
 use std::time::Duration;
 
 use common::copy::Copy;
-use common::{Kind, Operation, Shape, Subject};
+use common::{Kind, Operation, Shape, Subject, median};
 use wgpu_batchnorm::Gpu;
 
 const SHAPES: &str = "8x64x112x112,8x64x56x56,8x256x56x56,8x512x28x28,8x1024x14x14,8x2048x7x7,\
@@ -32,7 +34,7 @@ fn options() -> Result<Options, String> {
     let mut options = Options {
         shapes: parse_shapes(SHAPES)?,
         layouts: vec![false, true],
-        kinds: vec![Kind::F32],
+        kinds: vec![Kind::F32, Kind::F16, Kind::Bf16],
         rounds: 9,
         explain: false,
         copy: false,
@@ -61,8 +63,7 @@ fn options() -> Result<Options, String> {
             other => return Err(format!("unknown argument {other}")),
         }
     }
-    // `cargo bench` passes --bench, `cargo test --benches` does not: each operation once.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !common::measures() {
         options.shapes = parse_shapes("2x8x8x8,64x12,2x3x5x7")?;
         options.kinds = Kind::ALL.to_vec();
         options.rounds = 1;
@@ -93,16 +94,17 @@ fn parse_kinds(text: &str) -> Result<Vec<Kind>, String> {
 fn main() -> Result<(), String> {
     let options = options()?;
     let Some(gpu) = common::gpu() else { return Ok(()) };
-    println!("{}, {} rounds", gpu.describe(), options.rounds);
+    println!("{}, medians of {} rounds", gpu.describe(), options.rounds);
     if options.copy {
         geometries_of_copy(&gpu, options.rounds);
         return Ok(());
     }
+    println!();
     println!(
-        "{:<22} {:<8} {:<9} {:>9} {:>7} {:>8} {:>9} {:>7} {:>10}",
-        "shape", "kind", "operation", "ms", "GB/s", "/memcpy", "cpu ms", "/cpu", "dispatches"
+        "| op | shape | layout | dtype | CPU, ms | GPU, ms | GB/s | /memcpy | /cpu | dispatches |"
     );
-    let mut ratios = Vec::new();
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    let mut rows = Vec::new();
     for logical in &options.shapes {
         for &channels_last in &options.layouts {
             // [N, C] is the same in both orders.
@@ -112,103 +114,105 @@ fn main() -> Result<(), String> {
             let shape = Shape { logical: logical.clone(), channels_last };
             for &kind in &options.kinds {
                 match Subject::new(&gpu, &shape, kind) {
-                    Ok(mut subject) => {
-                        let rows = measure(&mut subject, &shape.name(), kind, &options);
-                        ratios.extend(rows.into_iter().map(|(i, both)| (kind, i, both)));
-                    }
-                    Err(error) => println!("{:<22} not run: {error}", shape.name()),
+                    Ok(mut subject) => rows.extend(measure(&mut subject, &shape, kind, &options)),
+                    Err(error) => println!("| – | {} | not run: {error} |", shape.name()),
                 }
             }
         }
     }
+    println!("\nGeometric means:\n");
+    println!("| op | dtype | /memcpy | /cpu |");
+    println!("|---|---|---|---|");
     for &kind in &options.kinds {
-        for (operation, index) in Operation::ALL.into_iter().zip(0..) {
-            let mean = |pick: fn(&[f64; 2]) -> f64| {
-                let own = ratios.iter().filter(|(k, i, _)| (*k, *i) == (kind, index));
-                let logs = own.map(|(.., both)| pick(both).ln());
-                let (n, sum) = logs.fold((0, 0.0), |(n, sum), v| (n + 1, sum + v));
-                (sum / f64::from(n.max(1))).exp()
-            };
-            let (memcpy, cpu) = (mean(|r| r[0]), mean(|r| r[1]));
+        for operation in Operation::ALL {
+            let own = || rows.iter().filter(|row| (row.kind, row.operation) == (kind, operation));
             println!(
-                "geometric mean {:<8} {:<9}: /memcpy {memcpy:.2}, /cpu {cpu:.2}",
+                "| {} | {} | {} | {} |",
+                operation.name(),
                 kind.name(),
-                operation.name()
+                figure(geometric_mean(own().map(|row| row.to_memcpy)), 2),
+                figure(geometric_mean(own().filter_map(|row| row.to_cpu)), 2)
             );
         }
     }
     Ok(())
 }
 
-fn median(mut samples: Vec<f64>) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    samples[samples.len() / 2]
-}
-
-/// Repetitions that take some 20 ms, after a warm-up.
-fn repetitions(once: Duration, rounds: usize) -> u32 {
-    if rounds == 1 {
-        return 1;
-    }
-    (0.02 / once.as_secs_f64().max(1e-6)).clamp(1.0, 500.0) as u32
-}
-
-fn measure(
-    subject: &mut Subject,
-    name: &str,
+/// What the means are made of.
+struct Row {
     kind: Kind,
-    options: &Options,
-) -> Vec<(usize, [f64; 2])> {
+    operation: Operation,
+    to_memcpy: f64,
+    to_cpu: Option<f64>,
+}
+
+fn geometric_mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (n, sum) = values.fold((0, 0.0), |(n, sum), v| (n + 1, sum + v.ln()));
+    (n > 0).then(|| (sum / f64::from(n)).exp())
+}
+
+fn figure(value: Option<f64>, decimals: usize) -> String {
+    value.map_or("–".into(), |value| format!("{value:.decimals$}"))
+}
+
+fn measure(subject: &mut Subject, shape: &Shape, kind: Kind, options: &Options) -> Vec<Row> {
     let rounds = options.rounds;
+    let repetitions = |once: Duration| match rounds {
+        1 => 1,
+        _ => common::repetitions(once, Duration::from_millis(20)),
+    };
     let per = |time: Duration, count: u32| time.as_secs_f64() / f64::from(count);
-    subject.run_copy(1);
-    let copy_count = repetitions(subject.run_copy(1), rounds);
-    let counts: Vec<[u32; 2]> = Operation::ALL
+    subject.on_gpu.run_copy(1);
+    let copy_count = repetitions(subject.on_gpu.run_copy(1));
+    let counts: Vec<(u32, Option<u32>)> = Operation::ALL
         .into_iter()
         .map(|operation| {
-            subject.run_gpu(operation, 1);
+            subject.on_gpu.run(operation, 1);
             subject.run_cpu(operation, 1);
-            [
-                repetitions(subject.run_gpu(operation, 1), rounds),
-                repetitions(subject.run_cpu(operation, 1), rounds),
-            ]
+            let gpu = repetitions(subject.on_gpu.run(operation, 1));
+            (gpu, subject.run_cpu(operation, 1).map(repetitions))
         })
         .collect();
     let mut copies = Vec::new();
     let mut times = vec![[Vec::new(), Vec::new()]; 3];
     for _ in 0..rounds {
         for operation in Operation::ALL {
-            let i = operation as usize;
-            copies.push(per(subject.run_copy(copy_count), copy_count));
-            times[i][0].push(per(subject.run_gpu(operation, counts[i][0]), counts[i][0]));
-            times[i][1].push(per(subject.run_cpu(operation, counts[i][1]), counts[i][1]));
+            let (times, (gpu, cpu)) = (&mut times[operation as usize], counts[operation as usize]);
+            copies.push(per(subject.on_gpu.run_copy(copy_count), copy_count));
+            times[0].push(per(subject.on_gpu.run(operation, gpu), gpu));
+            let cpu = cpu.and_then(|count| Some(per(subject.run_cpu(operation, count)?, count)));
+            times[1].extend(cpu);
         }
     }
-    let size = subject.tensor_size as f64;
-    let copy_rate = 2.0 * size / median(copies);
-    let mut ratios = Vec::new();
+    let size = subject.on_gpu.tensor_size as f64;
+    let copy_rate = subject.on_gpu.copy_bytes() as f64 / median(copies);
+    let mut rows = Vec::new();
     for operation in Operation::ALL {
-        let i = operation as usize;
-        let [ours, cpu] = times[i].each_ref().map(|samples| median(samples.clone()));
+        let [ours, cpu] = times[operation as usize].each_ref().map(|samples| samples.clone());
+        let ours = median(ours);
+        let cpu = (!cpu.is_empty()).then(|| median(cpu));
         let rate = operation.tensors(kind) as f64 * size / ours;
-        let both = [rate / copy_rate, cpu / ours];
+        let row =
+            Row { kind, operation, to_memcpy: rate / copy_rate, to_cpu: cpu.map(|cpu| cpu / ours) };
         println!(
-            "{name:<22} {:<8} {:<9} {:>9.3} {:>7.2} {:>8.2} {:>9.3} {:>7.2} {:>10}",
-            kind.name(),
+            "| {} | {} | {} | {} | {} | {:.3} | {:.2} | {:.2} | {} | {} |",
             operation.name(),
+            shape.dims(),
+            shape.layout(),
+            kind.name(),
+            figure(cpu.map(|cpu| cpu * 1e3), 3),
             ours * 1e3,
             rate / 1e9,
-            both[0],
-            cpu * 1e3,
-            both[1],
-            subject.dispatches[i]
+            row.to_memcpy,
+            figure(row.to_cpu, 2),
+            subject.on_gpu.dispatches[operation as usize]
         );
         if options.explain {
-            println!("{}", subject.explain[i]);
+            println!("{}", subject.on_gpu.explain[operation as usize]);
         }
-        ratios.push((i, both));
+        rows.push(row);
     }
-    ratios
+    rows
 }
 
 /// The memcpy kernel in several geometries, interleaved.
@@ -218,7 +222,7 @@ fn geometries_of_copy(gpu: &Gpu, rounds: usize) {
     let mut geometries = Vec::new();
     for lanes in [8, 64, 256] {
         for workgroups in [64, 256, 1024, 4096] {
-            let copy = Copy::with_geometry(gpu, &x, &y, lanes, workgroups);
+            let copy = Copy::with_geometry(gpu, &x, &y, x.size(), lanes, workgroups);
             geometries.push((lanes, workgroups, copy, Vec::new()));
         }
     }
@@ -227,8 +231,8 @@ fn geometries_of_copy(gpu: &Gpu, rounds: usize) {
             samples.push(common::time(gpu, 4, |pass| copy.encode(pass)).as_secs_f64() / 4.0);
         }
     }
-    for (lanes, workgroups, _, samples) in geometries {
-        let rate = 8.0 * count as f64 / median(samples[1..].to_vec()) / 1e9;
+    for (lanes, workgroups, copy, samples) in geometries {
+        let rate = 2.0 * copy.size as f64 / median(samples[1..].to_vec()) / 1e9;
         println!("copy with {lanes:>3} lanes, {workgroups:>4} workgroups: {rate:6.2} GB/s");
     }
 }

@@ -9,23 +9,27 @@
 //! workgroup, and 16 or 32 lanes, did not pay (0.8 to 1.1 of 8 lanes). What costs is a load, some
 //! 20 ns for a vec4; a store costs a fifth of that. No hardware GPU has been measured.
 
+use std::num::NonZeroU64;
+
 use wgpu_batchnorm::{Class, Gpu, wgpu};
 
 /// A bound copy of one buffer to another.
 pub struct Copy {
+    /// Bytes that it reads; it writes as many.
+    pub size: u64,
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
     grid: [u32; 2],
 }
 
 impl Copy {
-    /// Copies whole vectors of 16 bytes.
-    pub fn new(gpu: &Gpu, x: &wgpu::Buffer, y: &wgpu::Buffer) -> Self {
+    /// Copies the first `size` bytes, in whole vectors of 16.
+    pub fn of(gpu: &Gpu, x: &wgpu::Buffer, y: &wgpu::Buffer, size: u64) -> Self {
         let (lanes, workgroups) = match gpu.caps().class {
             Class::Software => (8u32, 256u32),
             Class::Hardware => (256, 4_096),
         };
-        Self::with_geometry(gpu, x, y, lanes, workgroups)
+        Self::with_geometry(gpu, x, y, size, lanes, workgroups)
     }
 
     /// With `lanes` invocations in each of about `workgroups` workgroups.
@@ -33,15 +37,18 @@ impl Copy {
         gpu: &Gpu,
         x: &wgpu::Buffer,
         y: &wgpu::Buffer,
+        size: u64,
         lanes: u32,
         workgroups: u32,
     ) -> Self {
         let device = gpu.device();
-        let length = (x.size() / 16) as u32;
+        // Of what does not fit one binding, as much as does.
+        let size = (size.min(gpu.caps().max_storage_binding_size) / 16).max(1) * 16;
+        let length = (size / 16) as u32;
         let chunk = length.div_ceil(workgroups).next_multiple_of(4 * lanes);
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some("copy"),
-            source: wgpu::ShaderSource::Wgsl(include_str!("copy.wgsl").into()),
+            source: wgpu::ShaderSource::Wgsl(include_str!("../../shaders/copy.wgsl").into()),
         };
         // SAFETY: indices stay below `length`, the number of whole vectors in both buffers, and
         // every loop advances towards its end. The kernels are compiled with the same freedom.
@@ -75,13 +82,13 @@ impl Copy {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &[
                 wgpu::BindGroupEntry { binding: 0, resource: params.as_entire_binding() },
-                wgpu::BindGroupEntry { binding: 1, resource: x.as_entire_binding() },
-                wgpu::BindGroupEntry { binding: 2, resource: y.as_entire_binding() },
+                wgpu::BindGroupEntry { binding: 1, resource: first(x, size) },
+                wgpu::BindGroupEntry { binding: 2, resource: first(y, size) },
             ],
         });
         let count = length.div_ceil(chunk);
         let rows = count.div_ceil(65_535).max(1);
-        Self { pipeline, group, grid: [count.div_ceil(rows), rows] }
+        Self { size, pipeline, group, grid: [count.div_ceil(rows), rows] }
     }
 
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
@@ -89,4 +96,9 @@ impl Copy {
         pass.set_bind_group(0, &self.group, &[]);
         pass.dispatch_workgroups(self.grid[0], self.grid[1], 1);
     }
+}
+
+fn first(buffer: &wgpu::Buffer, size: u64) -> wgpu::BindingResource<'_> {
+    let size = NonZeroU64::new(size);
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size })
 }

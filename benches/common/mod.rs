@@ -1,18 +1,25 @@
-//! What both benchmarks share: shapes, operations on the GPU and on the CPU path, the memcpy
-//! kernel, and time.
+//! What the benchmarks share: shapes, operations on the GPU and on the CPU path, the memcpy kernel,
+//! and time.
 
 pub mod copy;
+#[cfg(feature = "cpu")]
+pub mod cpu;
 
 use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
-use wgpu_batchnorm::cpu::{self, BackwardSlices, InferSlices, TrainSlices};
 use wgpu_batchnorm::{
     Activation, Backward, BackwardBuffers, Bound, ChannelAxis, Config, Element, Geometry, Gpu,
-    Infer, InferBuffers, Plan, Slot, Train, TrainBuffers, wgpu,
+    Infer, InferBuffers, Operation as Planned, Plan, PlanError, Slot, Train, TrainBuffers, wgpu,
 };
 
 use copy::Copy;
+
+/// Whether a benchmark measures. `cargo bench` passes --bench, `cargo test --benches` does not:
+/// then everything runs once, on small shapes.
+pub fn measures() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
 
 /// Logical `[N, C, ...]` and whether it lies channels-last in memory.
 #[derive(Clone, Debug)]
@@ -33,10 +40,21 @@ impl Shape {
         Geometry::new(&shape, axis).expect("a benchmark's shape has two axes and fits")
     }
 
-    pub fn name(&self) -> String {
+    pub fn dims(&self) -> String {
         let dims: Vec<String> = self.logical.iter().map(usize::to_string).collect();
-        let layout = if self.channels_last { "nhwc" } else { "nchw" };
-        format!("{} {layout}", dims.join("x"))
+        dims.join("×")
+    }
+
+    pub fn layout(&self) -> &'static str {
+        match (self.logical.len(), self.channels_last) {
+            (2, _) => "–",
+            (_, false) => "NCHW",
+            (_, true) => "NHWC",
+        }
+    }
+
+    pub fn name(&self) -> String {
+        format!("{} {}", self.dims(), self.layout())
     }
 }
 
@@ -134,27 +152,85 @@ pub fn gpu() -> Option<Gpu> {
 
 /// One shape with everything to run on it; buffers are made and warmed once.
 pub struct Subject {
-    pub geometry: Geometry,
+    pub on_gpu: OnGpu,
+    #[cfg(feature = "cpu")]
+    on_cpu: cpu::OnCpu,
+}
+
+impl Subject {
+    /// `Err` says why the shape cannot run on this device.
+    pub fn new(gpu: &Gpu, shape: &Shape, kind: Kind) -> Result<Self, String> {
+        let geometry = shape.geometry();
+        let memory = Memory::new(gpu, geometry.len(), kind)?;
+        Ok(Self {
+            on_gpu: OnGpu::new(gpu, geometry, kind, &memory)?,
+            #[cfg(feature = "cpu")]
+            on_cpu: cpu::OnCpu::new(geometry),
+        })
+    }
+
+    /// `count` times the operation on the CPU path, plain and f32 whatever the kind; `None` without
+    /// the feature `cpu`.
+    #[cfg(feature = "cpu")]
+    pub fn run_cpu(&mut self, operation: Operation, count: u32) -> Option<Duration> {
+        Some(self.on_cpu.run(operation, count))
+    }
+
+    #[cfg(not(feature = "cpu"))]
+    pub fn run_cpu(&mut self, _: Operation, _: u32) -> Option<Duration> {
+        None
+    }
+}
+
+/// Tensors for every operation, in which those of smaller shapes fit too.
+pub struct Memory {
+    x: wgpu::Buffer,
+    dy: wgpu::Buffer,
+    y: wgpu::Buffer,
+    dx: wgpu::Buffer,
+    /// Under a residual: z, dz and the mask.
+    residual: Option<[wgpu::Buffer; 3]>,
+}
+
+impl Memory {
+    /// For `len` values of the kind; `Err` where the device has no room.
+    pub fn new(gpu: &Gpu, len: u64, kind: Kind) -> Result<Self, String> {
+        let scopes = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory]
+            .map(|filter| gpu.device().push_error_scope(filter));
+        let made = Self::made(gpu, len, kind);
+        let errors = scopes.into_iter().rev().filter_map(|scope| pollster::block_on(scope.pop()));
+        match errors.last() {
+            Some(error) => Err(error.to_string()),
+            None => made,
+        }
+    }
+
+    fn made(gpu: &Gpu, len: u64, kind: Kind) -> Result<Self, String> {
+        let size = (len * kind.config().element.size()).next_multiple_of(16).max(16);
+        let tensor = |seed| filled(gpu, size, kind, seed);
+        let residual = match kind {
+            Kind::AddRelu => Some([tensor(2)?, tensor(2)?, empty(gpu, 4 * len.div_ceil(32))]),
+            _ => None,
+        };
+        Ok(Self { x: tensor(1)?, dy: tensor(2)?, y: tensor(1)?, dx: tensor(1)?, residual })
+    }
+}
+
+/// A geometry's operations, bound to memory.
+pub struct OnGpu {
     /// Bytes of one tensor.
     pub tensor_size: u64,
     pub explain: [String; 3],
     pub dispatches: [usize; 3],
+    /// What all dispatches must move.
+    pub bytes_moved: [u64; 3],
     gpu: Gpu,
     bound: [Bound; 3],
     copy: Copy,
-    config: Config,
-    x: Vec<f32>,
-    dy: Vec<f32>,
-    out: Vec<f32>,
-    gamma: Vec<f32>,
-    beta: Vec<f32>,
-    saved: Vec<f32>,
-    running: [Vec<f32>; 2],
-    gradients: [Vec<f32>; 2],
 }
 
 /// Values that no arithmetic unit is slow on.
-fn noise(count: usize, seed: u32) -> Vec<f32> {
+pub fn noise(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -178,108 +254,148 @@ pub fn storage<T: bytemuck::NoUninit>(gpu: &Gpu, values: &[T]) -> wgpu::Buffer {
     buffer
 }
 
-impl Subject {
-    /// `Err` says why the shape cannot run on this device.
-    pub fn new(gpu: &Gpu, shape: &Shape, kind: Kind) -> Result<Self, String> {
-        let geometry = shape.geometry();
-        let caps = gpu.caps();
-        let config = kind.config();
-        let text = |error: &dyn std::error::Error| error.to_string();
-        let train = Plan::<Train>::new(geometry, &config, caps).map_err(|e| text(&e))?;
-        let infer = Plan::<Infer>::new(geometry, &config, caps).map_err(|e| text(&e))?;
-        let backward = Plan::<Backward>::new(geometry, &config, caps).map_err(|e| text(&e))?;
-        let explain = [train.explain(), infer.explain(), backward.explain()];
-        let dispatches = [train.stages().len(), infer.stages().len(), backward.stages().len()];
-        let (n, c) = (geometry.len() as usize, geometry.channels() as usize);
-        let (x, dy) = (noise(n, 1), noise(n, 2));
-        let (gamma, beta) = (noise(c, 3), noise(c, 4));
-        let scratch_size = train.scratch_size().max(backward.scratch_size()).max(4);
-        let tensor = |values: &[f32]| storage(gpu, &kind.stored(values));
-        let (gx, gdy, gy, gdx) = (tensor(&x), tensor(&dy), tensor(&x), tensor(&x));
+/// A buffer of zeros.
+pub fn empty(gpu: &Gpu, size: u64) -> wgpu::Buffer {
+    gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: size.next_multiple_of(4).max(4),
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: false,
+    })
+}
+
+/// A buffer of noise: the same million values again and again.
+fn filled(gpu: &Gpu, size: u64, kind: Kind, seed: u32) -> Result<wgpu::Buffer, String> {
+    let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: true,
+    });
+    let values = noise((1 << 20).min(size as usize), seed);
+    let words = kind.stored(&values);
+    let pattern: &[u8] = bytemuck::cast_slice(&words);
+    let mut view = buffer.get_mapped_range_mut(..).map_err(|error| error.to_string())?;
+    let mut offset = 0;
+    while offset < size as usize {
+        let end = (offset + pattern.len()).min(size as usize);
+        view.slice(offset..end).copy_from_slice(&pattern[..end - offset]);
+        offset = end;
+    }
+    drop(view);
+    buffer.unmap();
+    Ok(buffer)
+}
+
+/// The plans of the three operations.
+pub type Plans = (Plan<Train>, Plan<Infer>, Plan<Backward>);
+
+pub fn plans(gpu: &Gpu, geometry: Geometry, kind: Kind) -> Result<Plans, PlanError> {
+    let (config, caps) = (kind.config(), gpu.caps());
+    Ok((
+        Plan::new(geometry, &config, caps)?,
+        Plan::new(geometry, &config, caps)?,
+        Plan::new(geometry, &config, caps)?,
+    ))
+}
+
+impl OnGpu {
+    /// `Err` says why the geometry cannot run on this device.
+    pub fn new(gpu: &Gpu, geometry: Geometry, kind: Kind, memory: &Memory) -> Result<Self, String> {
+        let plans = plans(gpu, geometry, kind).map_err(|error| error.to_string())?;
+        Self::with_plans(gpu, plans, kind, memory)
+    }
+
+    /// The same with plans of one's own.
+    pub fn with_plans(
+        gpu: &Gpu,
+        (train, infer, backward): Plans,
+        kind: Kind,
+        memory: &Memory,
+    ) -> Result<Self, String> {
+        fn text(error: impl std::error::Error) -> String {
+            error.to_string()
+        }
+        fn moved<O: Planned>(plan: &Plan<O>) -> (String, usize, u64) {
+            (plan.explain(), plan.stages().len(), plan.bytes_moved())
+        }
+        let told = [moved(&train), moved(&infer), moved(&backward)];
+        let c = train.geometry().channels() as usize;
         let plain = |values: &[f32]| storage(gpu, values);
-        let (ggamma, gbeta) = (plain(&gamma), plain(&beta));
+        let (gamma, beta) = (plain(&noise(c, 3)), plain(&noise(c, 4)));
         let (mean, var) = (plain(&vec![0.0; c]), plain(&vec![1.0; c]));
-        let (dgamma, dbeta) = (plain(&gamma), plain(&beta));
+        let (dgamma, dbeta) = (plain(&noise(c, 3)), plain(&noise(c, 4)));
         let saved = plain(&vec![0.0; 4 * c]);
-        let scratch = plain(&vec![0.0; (scratch_size / 4) as usize]);
-        let residual = kind == Kind::AddRelu;
-        let (z, dz) = (residual.then(|| tensor(&dy)), residual.then(|| tensor(&dy)));
-        // Of the three, the inference has no backward to write a mask for.
-        let mask = residual.then(|| plain(&vec![0.0; n.div_ceil(32)]));
+        let scratch = empty(gpu, train.scratch_size().max(backward.scratch_size()));
         // A backward computes the slope of a lone ReLU again.
-        let shift = (kind == Kind::Relu).then_some(&gbeta);
+        let shift = (kind == Kind::Relu).then_some(&beta);
+        let [z, dz, mask] = match &memory.residual {
+            Some(three) if kind == Kind::AddRelu => three.each_ref().map(Some),
+            _ => [None; 3],
+        };
         let tensor_size = train.slot_size(Slot::X);
+        let Memory { x, dy, y, dx, .. } = memory;
         let kernels = gpu.kernels();
         let bound = [
-            kernels.prepare(train).map_err(|e| text(&e))?.bind(&TrainBuffers {
-                x: (&gx).into(),
-                y: (&gy).into(),
-                gamma: (&ggamma).into(),
-                beta: (&gbeta).into(),
+            kernels.prepare(train).map_err(text)?.bind(&TrainBuffers {
+                x: x.into(),
+                y: y.into(),
+                gamma: (&gamma).into(),
+                beta: (&beta).into(),
                 saved: (&saved).into(),
                 running_mean: (&mean).into(),
                 running_var: (&var).into(),
-                z: z.as_ref().into(),
-                mask: mask.as_ref().into(),
+                z: z.into(),
+                mask: mask.into(),
                 scratch: (&scratch).into(),
                 ..Default::default()
             }),
-            kernels.prepare(infer).map_err(|e| text(&e))?.bind(&InferBuffers {
-                x: (&gx).into(),
-                y: (&gy).into(),
-                gamma: (&ggamma).into(),
-                beta: (&gbeta).into(),
+            // Of the three, the inference has no backward to write a mask for.
+            kernels.prepare(infer).map_err(text)?.bind(&InferBuffers {
+                x: x.into(),
+                y: y.into(),
+                gamma: (&gamma).into(),
+                beta: (&beta).into(),
                 running_mean: (&mean).into(),
                 running_var: (&var).into(),
-                z: z.as_ref().into(),
+                z: z.into(),
                 ..Default::default()
             }),
-            kernels.prepare(backward).map_err(|e| text(&e))?.bind(&BackwardBuffers {
-                x: (&gx).into(),
-                dy: (&gdy).into(),
-                dx: (&gdx).into(),
-                gamma: (&ggamma).into(),
+            kernels.prepare(backward).map_err(text)?.bind(&BackwardBuffers {
+                x: x.into(),
+                dy: dy.into(),
+                dx: dx.into(),
+                gamma: (&gamma).into(),
                 dgamma: (&dgamma).into(),
                 dbeta: (&dbeta).into(),
                 saved: (&saved).into(),
                 beta: shift.into(),
-                dz: dz.as_ref().into(),
-                mask: mask.as_ref().into(),
+                dz: dz.into(),
+                mask: mask.into(),
                 scratch: (&scratch).into(),
                 ..Default::default()
             }),
         ];
-        let [train, infer, backward] = bound.map(|bound| bound.map_err(|e| text(&e)));
+        let [train, infer, backward] = bound.map(|bound| bound.map_err(text));
         let bound = [train?, infer?, backward?];
-        let copy = Copy::new(gpu, &gx, &gy);
-        let mut subject = Self {
-            geometry,
+        Ok(Self {
             tensor_size,
-            explain,
-            dispatches,
+            explain: told.each_ref().map(|(text, ..)| text.clone()),
+            dispatches: told.each_ref().map(|(_, count, _)| *count),
+            bytes_moved: told.each_ref().map(|(.., bytes)| *bytes),
             gpu: gpu.clone(),
             bound,
-            copy,
-            // The CPU path is plain and f32, whatever the kind.
-            config: Config::pytorch(),
-            out: vec![0.0; n],
-            x,
-            dy,
-            gamma,
-            beta,
-            saved: vec![0.0; 4 * c],
-            running: [vec![0.0; c], vec![1.0; c]],
-            gradients: [vec![0.0; c], vec![0.0; c]],
-        };
-        // The backward needs what this saves.
-        subject.run_cpu(Operation::Forward, 1);
-        Ok(subject)
+            copy: Copy::of(gpu, x, y, tensor_size),
+        })
+    }
+
+    pub fn encode(&self, operation: Operation, pass: &mut wgpu::ComputePass<'_>) {
+        self.bound[operation as usize].encode(pass);
     }
 
     /// `count` times the operation on the GPU, in one submit.
-    pub fn run_gpu(&self, operation: Operation, count: u32) -> Duration {
-        let bound = &self.bound[operation as usize];
-        time(&self.gpu, count, |pass| bound.encode(pass))
+    pub fn run(&self, operation: Operation, count: u32) -> Duration {
+        time(&self.gpu, count, |pass| self.encode(operation, pass))
     }
 
     /// `count` times the memcpy kernel from `x` to `y`, in one submit.
@@ -287,56 +403,20 @@ impl Subject {
         time(&self.gpu, count, |pass| self.copy.encode(pass))
     }
 
-    /// `count` times the operation on the CPU.
-    pub fn run_cpu(&mut self, operation: Operation, count: u32) -> Duration {
-        let start = Instant::now();
-        for _ in 0..count {
-            self.run_cpu_once(operation).expect("the slices fit the geometry");
-            std::hint::black_box(&mut self.out);
-        }
-        start.elapsed()
+    /// Bytes that the memcpy kernel reads and writes.
+    pub fn copy_bytes(&self) -> u64 {
+        2 * self.copy.size
     }
+}
 
-    fn run_cpu_once(&mut self, operation: Operation) -> Result<(), cpu::CpuError> {
-        let Self { geometry, config, x, dy, out, gamma, beta, saved, .. } = self;
-        let [mean, var] = &mut self.running;
-        let [dgamma, dbeta] = &mut self.gradients;
-        let (gamma, beta) = (Some(gamma.as_slice()), Some(beta.as_slice()));
-        match operation {
-            Operation::Forward => cpu::train(
-                *geometry,
-                config,
-                TrainSlices {
-                    x,
-                    y: out,
-                    gamma,
-                    beta,
-                    saved,
-                    running_mean: Some(mean),
-                    running_var: Some(var),
-                    batches: None,
-                },
-            ),
-            Operation::Inference => cpu::infer(
-                *geometry,
-                config,
-                InferSlices { x, y: out, gamma, beta, running_mean: mean, running_var: var },
-            ),
-            Operation::Backward => cpu::backward(
-                *geometry,
-                config,
-                BackwardSlices {
-                    x,
-                    dy,
-                    dx: Some(out),
-                    gamma,
-                    dgamma: Some(dgamma),
-                    dbeta: Some(dbeta),
-                    saved,
-                },
-            ),
-        }
-    }
+pub fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
+
+/// How often, so that it takes `target`.
+pub fn repetitions(once: Duration, target: Duration) -> u32 {
+    (target.as_secs_f64() / once.as_secs_f64().max(1e-6)).clamp(1.0, 500.0) as u32
 }
 
 /// Wall time of `count` recordings in one submit, with its wait.
