@@ -2,21 +2,23 @@
 //! CPU path, interleaved in one process, medians over rounds.
 //!
 //! `cargo bench --features cpu --bench ratios -- [--shapes 8x64x56x56,1024x512] [--layout
-//! nchw|nhwc|both] [--kinds f32,f16,bf16,relu,add+relu] [--rounds 9] [--explain] [--copy]`. Bytes are
+//! nchw|nhwc|both] [--kinds f32,f16,bf16,relu,add+relu] [--rounds 9] [--explain] [--copy]
+//! [--refined]`. Bytes are
 //! those of a streaming implementation: 3 tensors forward, 2 inference, 5 backward, and one more with a
 //! residual. `/memcpy` is bytes per second over the memcpy kernel's bytes per second, of tensors of the
 //! same size: above 1 means that a second read came from a cache. `/cpu` is the time of the CPU path,
 //! plain and f32 whatever the kind, over ours; without the feature `cpu` there is none. `--copy`
-//! measures geometries of the memcpy kernel instead.
+//! measures geometries of the memcpy kernel instead; `--refined` compares the tuning refined by what
+//! `Gpu::measure` measures with that of the device's class, where they differ.
 
 #[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::copy::Copy;
-use common::{Kind, Operation, Shape, Subject, median};
-use wgpu_batchnorm::Gpu;
+use common::{Kind, Memory, OnGpu, Operation, Shape, Subject, median, repetitions};
+use wgpu_batchnorm::{Gpu, PlanError, Tuning};
 
 const SHAPES: &str = "8x64x112x112,8x64x56x56,8x256x56x56,8x512x28x28,8x1024x14x14,8x2048x7x7,\
                       32x64x56x56,1024x512,65536x64,8x16x4x4,4x1x1024x1024,2x32x16x56x56";
@@ -28,6 +30,7 @@ struct Options {
     rounds: usize,
     explain: bool,
     copy: bool,
+    refined: bool,
 }
 
 fn options() -> Result<Options, String> {
@@ -38,6 +41,7 @@ fn options() -> Result<Options, String> {
         rounds: 9,
         explain: false,
         copy: false,
+        refined: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -59,6 +63,7 @@ fn options() -> Result<Options, String> {
             }
             "--explain" => options.explain = true,
             "--copy" => options.copy = true,
+            "--refined" => options.refined = true,
             "--bench" => {}
             other => return Err(format!("unknown argument {other}")),
         }
@@ -98,6 +103,9 @@ fn main() -> Result<(), String> {
     if options.copy {
         geometries_of_copy(&gpu, options.rounds);
         return Ok(());
+    }
+    if options.refined {
+        return refined(&gpu, &options);
     }
     println!();
     println!(
@@ -159,7 +167,7 @@ fn measure(subject: &mut Subject, shape: &Shape, kind: Kind, options: &Options) 
     let rounds = options.rounds;
     let repetitions = |once: Duration| match rounds {
         1 => 1,
-        _ => common::repetitions(once, Duration::from_millis(20)),
+        _ => repetitions(once, Duration::from_millis(20)),
     };
     let per = |time: Duration, count: u32| time.as_secs_f64() / f64::from(count);
     subject.on_gpu.run_copy(1);
@@ -235,4 +243,66 @@ fn geometries_of_copy(gpu: &Gpu, rounds: usize) {
         let rate = 2.0 * copy.size as f64 / median(samples[1..].to_vec()) / 1e9;
         println!("copy with {lanes:>3} lanes, {workgroups:>4} workgroups: {rate:6.2} GB/s");
     }
+}
+
+/// The class' tuning against the refined one, interleaved, where their plans differ.
+fn refined(gpu: &Gpu, options: &Options) -> Result<(), String> {
+    let start = Instant::now();
+    let measured = gpu.measure_blocking().map_err(|error| error.to_string())?;
+    println!("measured in {:.1?}: {measured}\n", start.elapsed());
+    println!("| op | shape | layout | dtype | by class, ms | refined, ms | gain | dispatches |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let mut gains = Vec::new();
+    for (logical, &channels_last) in
+        options.shapes.iter().flat_map(|shape| options.layouts.iter().map(move |l| (shape, l)))
+    {
+        let shape = Shape { logical: logical.clone(), channels_last };
+        for &kind in &options.kinds {
+            let geometry = shape.geometry();
+            let text = |error: PlanError| error.to_string();
+            let element = kind.config().element;
+            let tunings = [
+                Tuning::choose(gpu.caps(), &geometry, element),
+                Tuning::refined(gpu.caps(), &geometry, element, &measured),
+            ];
+            let memory = Memory::new(gpu, geometry.len(), kind)?;
+            let of = |tuning| {
+                let plans = common::plans(gpu, geometry, kind, tuning).map_err(text)?;
+                OnGpu::new(gpu, plans, kind, &memory)
+            };
+            let both = [of(&tunings[0])?, of(&tunings[1])?];
+            for operation in Operation::ALL {
+                let i = operation as usize;
+                if both[0].explain[i] == both[1].explain[i] {
+                    continue;
+                }
+                let target = Duration::from_millis(20);
+                for one in &both {
+                    one.run(operation, 1);
+                }
+                let counts = both.each_ref().map(|one| repetitions(one.run(operation, 1), target));
+                let mut times = [Vec::new(), Vec::new()];
+                for _ in 0..options.rounds {
+                    for ((one, times), count) in both.iter().zip(&mut times).zip(counts) {
+                        let time = one.run(operation, count).as_secs_f64();
+                        times.push(time * 1e3 / f64::from(count));
+                    }
+                }
+                let [class, refined] = times.map(median);
+                gains.push(class / refined);
+                println!(
+                    "| {} | {} | {} | {} | {class:.4} | {refined:.4} | {:.2} | {} → {} |",
+                    operation.name(),
+                    shape.dims(),
+                    shape.layout(),
+                    kind.name(),
+                    class / refined,
+                    both[0].dispatches[i],
+                    both[1].dispatches[i]
+                );
+            }
+        }
+    }
+    println!("\ngeometric mean of the gains: {}", figure(geometric_mean(gains.into_iter()), 3));
+    Ok(())
 }

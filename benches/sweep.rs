@@ -14,7 +14,7 @@ mod picture;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{Kind, Memory, OnGpu, Operation, median, repetitions};
+use common::{Kind, Memory, OnGpu, Operation, median, planned, repetitions};
 use picture::{BLUE, Color, Curve, GREEN, GREY, Panel, Picture, VERMILLION};
 use wgpu_batchnorm::{ChannelAxis, Class, Geometry, Gpu};
 
@@ -140,7 +140,7 @@ struct Point {
 
 impl Point {
     fn new(gpu: &Gpu, memory: &Memory, x: u64, geometry: Geometry) -> Result<Self, String> {
-        let on_gpu = OnGpu::new(gpu, geometry, Kind::F32, memory)?;
+        let on_gpu = OnGpu::new(gpu, planned(gpu, geometry, Kind::F32)?, Kind::F32, memory)?;
         Ok(Self { x, geometry, on_gpu, samples: Default::default() })
     }
 

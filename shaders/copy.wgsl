@@ -1,5 +1,6 @@
-// y = x: the memory limit of an adapter through wgpu. Each workgroup copies a contiguous range of
-// `chunk` vectors, each lane every LANES-th of it, four loads in flight.
+// y = x: what memory can do through wgpu. No kernel: `measure` and the benchmarks run it.
+// Grid: a workgroup per `chunk` vectors that lie together; each lane copies every LANES-th of them, four
+// loads in flight. Reads: x. Writes: y.
 
 struct Params {
     length: u32,

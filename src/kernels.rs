@@ -281,12 +281,13 @@ impl Kernels {
 
 /// Compiles without injected bounds checks, loop bounds and division checks.
 #[allow(unsafe_code)] // The only unsafe code of the crate; the proof stands below.
-fn trusted(
+pub(crate) fn trusted(
     device: &wgpu::Device,
     descriptor: wgpu::ShaderModuleDescriptor<'_>,
 ) -> wgpu::ShaderModule {
-    // SAFETY: only sources made by `shader::source` come here, and a pipeline runs only by
-    // `Bound::encode`, after `bind` has bound every slot with exactly the size that its plan asks
+    // SAFETY: only sources made by `shader::source` and `shader::copy` come here. The copy is indexed
+    // below `length`, which `measure` makes of bytes that both of its buffers have; its LANES are ≥ 1.
+    // A pipeline of the others runs only by `Bound::encode`, after `bind` has bound every slot with exactly the size that its plan asks
     // for. Within those sizes:
     // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as

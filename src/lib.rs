@@ -38,6 +38,8 @@ mod interchange;
 mod kernels;
 #[cfg(feature = "host")]
 mod layer;
+#[cfg(all(feature = "host", not(target_family = "wasm")))]
+mod measure;
 mod moments;
 mod plan;
 #[cfg(feature = "reference")]
@@ -78,5 +80,5 @@ pub use plan::{
 };
 #[cfg(feature = "host")]
 pub use self_test::{Check, SelfTest};
-pub use tuning::{MAX_ITERATIONS, Tuning};
+pub use tuning::{CopyRate, MAX_ITERATIONS, Measured, MeasuredError, Tuning};
 pub use wgpu;

@@ -495,6 +495,12 @@ pub(crate) fn probe() -> String {
     [PARAMS, wgsl!("probe")].concat()
 }
 
+/// The WGSL of a copy, for what `measure` measures.
+#[cfg(all(feature = "host", not(target_family = "wasm")))]
+pub(crate) fn copy() -> &'static str {
+    wgsl!("copy")
+}
+
 /// The WGSL that `self_test` asks about halves: with the kernels' own conversions.
 #[cfg(feature = "host")]
 pub(crate) fn convert(element: Element) -> String {

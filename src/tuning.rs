@@ -4,6 +4,9 @@
 //! Results depend on these numbers in their last bits (they decide the order of summation), and on
 //! nothing else: the same tuning gives the same bits.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::caps::{Caps, Class};
 use crate::config::Element;
 use crate::geometry::Geometry;
@@ -71,4 +74,139 @@ impl Tuning {
             },
         }
     }
+
+    /// [`choose`](Self::choose), with what was measured of the device in place of what is typical of its
+    /// class. The same measurement gives the same tuning, and so the same bits; another measurement of
+    /// the same device may give another one.
+    pub fn refined(
+        caps: &Caps,
+        geometry: &Geometry,
+        element: Element,
+        measured: &Measured,
+    ) -> Self {
+        let tuning = Self::choose(caps, geometry, element);
+        let Some(parallel) = measured.parallel() else { return tuning };
+        let load_us = measured.load_us(tuning.workgroup_size);
+        // One dispatch leaves idle what a second one, and a third to merge, would use. It takes
+        // 2·loads·(1 − 1/parallel) load times longer, and saves two dispatches.
+        let saved = measured.dispatch_us / (load_us * (1.0 - 1.0 / parallel).max(0.1));
+        Self {
+            tiny_loads: power_of_two(saved, 1, MAX_ITERATIONS / 2),
+            fused_workgroups: power_of_two(parallel, 1, 1_024),
+            ..tuning
+        }
+    }
 }
+
+/// The nearest, within bounds: a measurement that differs a little gives the same.
+fn power_of_two(value: f64, least: u32, most: u32) -> u32 {
+    let exponent = value.max(1.0).log2().round().min(31.0) as u32;
+    (1u32 << exponent).clamp(least, most)
+}
+
+/// What `Gpu::measure` measures of a device: plain data. Written as one line of text, and read from it,
+/// without loss.
+///
+/// ```
+/// use wgpu_batchnorm::Measured;
+/// let line = "dispatch 9.5 us, alone 6.25 GB/s, copies 65536:8 8388608:12.5 GB/s";
+/// let measured: Measured = line.parse()?;
+/// assert_eq!(measured.copies[1].gigabytes_per_second, 12.5);
+/// assert_eq!(measured.to_string(), line);
+/// # Ok::<(), wgpu_batchnorm::MeasuredError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// Microseconds that one more dispatch takes which does nothing.
+    pub dispatch_us: f64,
+    /// Gigabytes per second, read and written, that one workgroup copies alone.
+    pub alone: f64,
+    /// The same of many workgroups, over sizes.
+    pub copies: Vec<CopyRate>,
+}
+
+/// How fast a copy of some size is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CopyRate {
+    /// Bytes read; as many are written.
+    pub bytes: u64,
+    /// Read and written.
+    pub gigabytes_per_second: f64,
+}
+
+impl Measured {
+    /// How many workgroups keep the device busy; `None` where a number makes no sense.
+    fn parallel(&self) -> Option<f64> {
+        let rates = self.copies.iter().map(|copy| copy.gigabytes_per_second);
+        let parallel = rates.fold(0.0, f64::max) / self.alone;
+        let sensible = |v: f64| v.is_finite() && v > 0.0;
+        [self.dispatch_us, self.alone, parallel]
+            .into_iter()
+            .all(sensible)
+            .then_some(parallel.max(1.0))
+    }
+
+    /// One load of a whole workgroup alone, with its store.
+    fn load_us(&self, workgroup_size: u32) -> f64 {
+        2.0 * 16.0 * f64::from(workgroup_size) / (self.alone * 1e3)
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dispatch {} us, alone {} GB/s, copies", self.dispatch_us, self.alone)?;
+        for CopyRate { bytes, gigabytes_per_second } in &self.copies {
+            write!(f, " {bytes}:{gigabytes_per_second}")?;
+        }
+        f.write_str(" GB/s")
+    }
+}
+
+impl FromStr for Measured {
+    type Err = MeasuredError;
+
+    fn from_str(text: &str) -> Result<Self, MeasuredError> {
+        let error = || MeasuredError { text: text.into() };
+        let mut parts = text.trim().split(", ");
+        let mut part = |begin: &str, end: &str| {
+            let part = parts.next()?.strip_prefix(begin)?.strip_suffix(end)?;
+            Some(part.trim().to_string())
+        };
+        let mut number = |begin, end| {
+            part(begin, end).and_then(|part| part.parse::<f64>().ok()).ok_or_else(error)
+        };
+        let dispatch_us = number("dispatch ", " us")?;
+        let alone = number("alone ", " GB/s")?;
+        let copies = part("copies", " GB/s").ok_or_else(error)?;
+        let copy = |copy: &str| {
+            let (bytes, rate) = copy.split_once(':')?;
+            let (bytes, gigabytes_per_second) = (bytes.parse().ok()?, rate.parse().ok()?);
+            Some(CopyRate { bytes, gigabytes_per_second })
+        };
+        let copies: Option<Vec<CopyRate>> = copies.split_whitespace().map(copy).collect();
+        match (copies, parts.next()) {
+            (Some(copies), None) => Ok(Self { dispatch_us, alone, copies }),
+            _ => Err(error()),
+        }
+    }
+}
+
+/// A text that is no [`Measured`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeasuredError {
+    /// The text.
+    pub text: String,
+}
+
+impl fmt::Display for MeasuredError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?} is no measurement; one is like \"dispatch 9.5 us, alone 6.25 GB/s, copies 65536:8 \
+             8388608:12.5 GB/s\"",
+            self.text
+        )
+    }
+}
+
+impl std::error::Error for MeasuredError {}

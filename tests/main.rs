@@ -16,6 +16,7 @@ mod groups;
 mod halves;
 mod host;
 mod hostile;
+mod measure;
 mod misuse;
 mod moments;
 mod planner;

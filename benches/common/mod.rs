@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use half::{bf16, f16};
 use wgpu_batchnorm::{
     Activation, Backward, BackwardBuffers, Bound, ChannelAxis, Config, Element, Geometry, Gpu,
-    Infer, InferBuffers, Operation as Planned, Plan, PlanError, Slot, Train, TrainBuffers, wgpu,
+    Infer, InferBuffers, Operation as Planned, Plan, PlanError, Slot, Train, TrainBuffers, Tuning,
+    wgpu,
 };
 
 use copy::Copy;
@@ -111,7 +112,7 @@ impl Kind {
         }
     }
 
-    fn config(self) -> Config {
+    pub fn config(self) -> Config {
         let base = Config::pytorch();
         match self {
             Self::F32 => base,
@@ -163,7 +164,7 @@ impl Subject {
         let geometry = shape.geometry();
         let memory = Memory::new(gpu, geometry.len(), kind)?;
         Ok(Self {
-            on_gpu: OnGpu::new(gpu, geometry, kind, &memory)?,
+            on_gpu: OnGpu::new(gpu, planned(gpu, geometry, kind)?, kind, &memory)?,
             #[cfg(feature = "cpu")]
             on_cpu: cpu::OnCpu::new(geometry),
         })
@@ -290,24 +291,29 @@ fn filled(gpu: &Gpu, size: u64, kind: Kind, seed: u32) -> Result<wgpu::Buffer, S
 /// The plans of the three operations.
 pub type Plans = (Plan<Train>, Plan<Infer>, Plan<Backward>);
 
-pub fn plans(gpu: &Gpu, geometry: Geometry, kind: Kind) -> Result<Plans, PlanError> {
+pub fn plans(
+    gpu: &Gpu,
+    geometry: Geometry,
+    kind: Kind,
+    tuning: &Tuning,
+) -> Result<Plans, PlanError> {
     let (config, caps) = (kind.config(), gpu.caps());
     Ok((
-        Plan::new(geometry, &config, caps)?,
-        Plan::new(geometry, &config, caps)?,
-        Plan::new(geometry, &config, caps)?,
+        Plan::with_tuning(geometry, &config, caps, tuning)?,
+        Plan::with_tuning(geometry, &config, caps, tuning)?,
+        Plan::with_tuning(geometry, &config, caps, tuning)?,
     ))
 }
 
-impl OnGpu {
-    /// `Err` says why the geometry cannot run on this device.
-    pub fn new(gpu: &Gpu, geometry: Geometry, kind: Kind, memory: &Memory) -> Result<Self, String> {
-        let plans = plans(gpu, geometry, kind).map_err(|error| error.to_string())?;
-        Self::with_plans(gpu, plans, kind, memory)
-    }
+/// With the tuning of the device's class.
+pub fn planned(gpu: &Gpu, geometry: Geometry, kind: Kind) -> Result<Plans, String> {
+    let tuning = Tuning::choose(gpu.caps(), &geometry, kind.config().element);
+    plans(gpu, geometry, kind, &tuning).map_err(|error| error.to_string())
+}
 
-    /// The same with plans of one's own.
-    pub fn with_plans(
+impl OnGpu {
+    /// `Err` says why the plans cannot run on this device.
+    pub fn new(
         gpu: &Gpu,
         (train, infer, backward): Plans,
         kind: Kind,

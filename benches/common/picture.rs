@@ -56,7 +56,7 @@ impl Picture {
             x += 80 + ADVANCE * label.chars().count();
         }
         let values = || self.panels.iter().flat_map(|panel| &panel.curves).flat_map(|c| &c.points);
-        let y = decades(values().map(|point| point.1));
+        let y = extent(values().map(|point| point.1));
         for (i, panel) in self.panels.iter().enumerate() {
             panel.draw(&mut canvas, PANEL[0] * i, y, if i == 0 { self.y } else { "" });
         }
@@ -64,42 +64,45 @@ impl Picture {
     }
 }
 
-/// The powers of ten around all values.
-fn decades(values: impl Iterator<Item = f64>) -> [i32; 2] {
+/// The smallest and the largest value, as powers of ten.
+fn extent(values: impl Iterator<Item = f64>) -> [f64; 2] {
     let logs = values.filter(|value| *value > 0.0 && value.is_finite()).map(f64::log10);
-    let (low, high) = logs.fold((f64::MAX, f64::MIN), |(l, h), v| (v.min(l), v.max(h)));
-    if low > high {
-        return [0, 1];
-    }
-    // 10⁷ less a rounding is 10⁷.
-    let low = (low + 0.01).floor() as i32;
-    [low, ((high - 0.01).ceil() as i32).max(low + 1)]
+    let [low, high] = logs.fold([f64::MAX, f64::MIN], |[l, h], v| [v.min(l), v.max(h)]);
+    if low > high { [0.0, 1.0] } else { [low - 0.05, high.max(low + 0.3) + 0.05] }
 }
 
 impl Panel {
-    fn draw(&self, canvas: &mut Canvas, left: usize, y: [i32; 2], name: &str) {
-        let x = decades(self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.0));
+    fn draw(&self, canvas: &mut Canvas, left: usize, y: [f64; 2], name: &str) {
+        let x = extent(self.curves.iter().flat_map(|curve| &curve.points).map(|point| point.0));
         let begin = [(left + ROOM[0]) as f64, (HEAD + ROOM[1]) as f64];
         let end = [(left + PANEL[0] - ROOM[2]) as f64, (HEAD + PANEL[1] - ROOM[3]) as f64];
-        let place = |value: f64, [low, high]: [i32; 2], from: f64, to: f64| {
-            from + (value.log10() - f64::from(low)) / f64::from(high - low) * (to - from)
+        let place = |value: f64, [low, high]: [f64; 2], from: f64, to: f64| {
+            from + (value.log10() - low) / (high - low) * (to - from)
         };
         let at =
             |(a, b): (f64, f64)| [place(a, x, begin[0], end[0]), place(b, y, end[1], begin[1])];
-        let power = |exponent: i32| 10f64.powi(exponent);
-        for exponent in x[0]..=x[1] {
-            let [tick, _] = at((power(exponent), power(y[0])));
+        for exponent in (-12..13).filter(|e| (x[0]..=x[1]).contains(&f64::from(*e))) {
+            let [tick, _] = at((10f64.powi(exponent), 1.0));
             canvas.line([tick, begin[1]], [tick, end[1]], RULE, false, &mut 0.0);
-            canvas.power(tick as usize - ADVANCE, end[1] as usize + 12, exponent);
+            canvas.power(tick as usize - ADVANCE, end[1] as usize + 18, exponent);
         }
-        for exponent in y[0]..=y[1] {
-            let [_, tick] = at((power(x[0]), power(exponent)));
+        let steps = (-12..13).flat_map(|e| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(e)));
+        for value in steps.filter(|value| (y[0]..=y[1]).contains(&value.log10())) {
+            let [_, tick] = at((1.0, value));
             canvas.line([begin[0], tick], [end[0], tick], RULE, false, &mut 0.0);
-            canvas.power(begin[0] as usize - 4 * ADVANCE, tick as usize - 7, exponent);
+            // No more digits than a step of 1, 2 or 5 has.
+            let label = ((value * 1e12).round() / 1e12).to_string();
+            let wide = ADVANCE * label.len();
+            canvas.text(
+                (begin[0] as usize - 8).saturating_sub(wide),
+                tick as usize - 7,
+                &label,
+                INK,
+            );
         }
         canvas.text(begin[0] as usize, HEAD + 14, self.title, INK);
         let middle = (begin[0] + end[0]) as usize / 2 - ADVANCE * self.x.chars().count() / 2;
-        canvas.text(middle, end[1] as usize + 44, self.x, INK);
+        canvas.text(middle, end[1] as usize + 50, self.x, INK);
         let down = (begin[1] + end[1]) as usize / 2 + ADVANCE * name.chars().count() / 2;
         canvas.text_upwards(left + 6, down, name, INK);
         for curve in &self.curves {
