@@ -89,7 +89,7 @@ impl Tuning {
         let load_us = measured.load_us(tuning.workgroup_size);
         // One dispatch leaves idle what a second one, and a third to merge, would use. It takes
         // 2·loads·(1 − 1/parallel) load times longer, and saves two dispatches.
-        let saved = measured.dispatch_us / (load_us * (1.0 - 1.0 / parallel).max(0.1));
+        let saved = measured.dispatch_us / (load_us * (1.0 - 1.0 / parallel));
         Self {
             tiny_loads: power_of_two(saved, 1, MAX_ITERATIONS / 2),
             fused_workgroups: power_of_two(parallel, 1, 1_024),
@@ -135,15 +135,14 @@ pub struct CopyRate {
 }
 
 impl Measured {
-    /// How many workgroups keep the device busy; `None` where a number makes no sense.
+    /// How many workgroups keep the device busy, at least 2; `None` where a number makes no sense.
     fn parallel(&self) -> Option<f64> {
         let rates = self.copies.iter().map(|copy| copy.gigabytes_per_second);
         let parallel = rates.fold(0.0, f64::max) / self.alone;
         let sensible = |v: f64| v.is_finite() && v > 0.0;
-        [self.dispatch_us, self.alone, parallel]
-            .into_iter()
-            .all(sensible)
-            .then_some(parallel.max(1.0))
+        let all = [self.dispatch_us, self.alone, parallel].into_iter().all(sensible);
+        // On a busy machine it looks as if there were no second one.
+        all.then_some(parallel.max(2.0))
     }
 
     /// One load of a whole workgroup alone, with its store.
