@@ -13,7 +13,7 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let strip = strip_of(index, lane);
+    let strip = strip_of(0u, index * LANES + lane, 0u);
     if is_outside(strip) {
         return;
     }

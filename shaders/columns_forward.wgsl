@@ -13,12 +13,12 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let strip = strip_of(index, lane);
+    let strip = strip_of(0u, index * LANES + lane, 0u);
     if is_outside(strip) {
         return;
     }
     let k = shifts_of(strip);
-    let a = columns_moments(strip, k);
+    let a = columns_moments(strip, k, accumulator());
     var c = no_centers();
     for (var i = 0u; i < WIDTH; i = i + 1u) {
         let m = moments_of(a, i);

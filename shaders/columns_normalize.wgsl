@@ -1,21 +1,8 @@
 
 // y = (x − μ)·i·γ + β with saved statistics (training) or running statistics (inference).
-// Grid: tiles of columns × chunks. Reads: x, gamma, beta, saved or running_mean and running_var.
+// Grid: as in columns_walk.wgsl. Reads: x, gamma, beta, saved or running_mean and running_var.
 // Writes: y.
 
-@compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) grid: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = workgroup_index(workgroup, grid);
-    if index >= params.workgroup_count {
-        return;
-    }
-    let strip = strip_of(index, lane);
-    if is_outside(strip) {
-        return;
-    }
+fn visit(strip: Strip) {
     columns_normalize(strip, centers_of(strip));
 }

@@ -1,26 +1,8 @@
 
 // Partial sums S₁ = Σdy and S₂ = Σdy·(x−μ) of every column in one chunk of rows.
-// Grid: tiles of columns × chunks. Reads: x, dy, saved.
+// Grid: as in columns_walk.wgsl. Reads: x, dy, saved.
 // Writes: scratch, two planes [chunk][column].
 
-@compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) grid: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let index = workgroup_index(workgroup, grid);
-    if index >= params.workgroup_count {
-        return;
-    }
-    let strip = strip_of(index, lane);
-    if is_outside(strip) {
-        return;
-    }
-    let s = columns_sums(strip, centers_of(strip));
-    let at = strip.chunk * params.width + strip.place * WIDTH;
-    for (var i = 0u; i < WIDTH; i = i + 1u) {
-        store_scratch(at + i, component(s.dy, i));
-        store_scratch(params.plane + at + i, component(s.dyx, i));
-    }
+fn visit(strip: Strip) {
+    add_sums(strip, columns_sums(strip, centers_of(strip)));
 }

@@ -13,7 +13,8 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let strip = strip_of(index, lane);
+    let chunk = index / params.parts;
+    let strip = strip_of(chunk, index % params.parts * LANES + lane, chunk * params.chunk);
     if is_outside(strip) {
         return;
     }

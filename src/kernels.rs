@@ -292,7 +292,8 @@ pub(crate) fn trusted(
     // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
     //   loops end at `Range::end` or `Strip::end` and idle lanes return; a channel's shift is read
-    //   where its steps 0, step_count/2 and step_count − 1 begin; of a tensor in windows, the same
+    //   where its steps 0, step_count/2 and step_count − 1 begin; blocks are touched below
+    //   row_loads·step_count (+ tail); of a tensor in windows, the same
     //   holds of a window, which begins at `base` in what is bound;
     // - the mask is bound whole, and indexed below a 32nd of all values, rounded up;
     // - per-channel slots are indexed below channel_count (moments: 4·channel_count, saved: as
@@ -310,7 +311,7 @@ pub(crate) fn trusted(
     //   more, of which `merge_rows` writes each, and the sums of rows before it are below
     //   sums + 2·plane of its own.
     // Every loop advances by a constant ≥ 1 towards a bound, so it ends. Divisors are LANES, GROUP,
-    // row_loads, chunk_count, per_chunk, run, channel_count and, where GROUPED, per_group and
+    // row_loads, chunk_count, parts, per_chunk, run, channel_count and, where GROUPED, per_group and
     // parameter_count, which are ≥ 1 wherever a workgroup
     // has work (an empty batch merges no partials and divides by none of them).
     unsafe {

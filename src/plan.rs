@@ -431,6 +431,31 @@ pub struct Params {
     /// Where the window's first position is in `weights`: in vector loads (rows), in values
     /// (columns).
     pub weights_base: u32,
+    /// Columns: neighbouring tiles of a workgroup…
+    pub tiles: u32,
+    /// …which it visits in so many rows before it goes on to the next…
+    pub block: u32,
+    /// …and so many vector loads make a cache line, each of which it touches first; 0 for none.
+    pub line: u32,
+    /// Columns: workgroups side by side.
+    pub parts: u32,
+}
+
+impl Params {
+    /// How often an invocation loops in one block of columns, at most, when it does in so many rows
+    /// of one column.
+    fn block_iterations(&self, lanes: u64, of_rows: impl Fn(u64) -> u64) -> u64 {
+        let [tiles, block, line] = [self.tiles, self.block, self.line].map(u64::from);
+        let row_loads = u64::from(self.row_loads);
+        let touches = match line {
+            0 => 0,
+            // As one row.
+            _ if row_loads <= tiles * lanes => 1 + (block * row_loads).div_ceil(lanes * line),
+            _ => block * (1 + tiles.div_ceil(line)),
+        };
+        // At most three loops over the components of a vector.
+        1 + touches + tiles * (1 + of_rows(block) + 3 * 4)
+    }
 }
 
 /// An [`Activation`] without its number, which is a uniform.
@@ -494,6 +519,8 @@ pub struct Variant {
     pub grouped: bool,
     /// Positions have weights.
     pub weighted: bool,
+    /// Columns: a vector's columns are neighbouring channels.
+    pub neighbours: bool,
 }
 
 impl Variant {
@@ -548,10 +575,14 @@ impl Stage {
             Kernel::ColumnsStatistics
             | Kernel::ColumnsNormalize
             | Kernel::ColumnsReduce
-            | Kernel::ColumnsGradient => columns,
+            | Kernel::ColumnsGradient => self.blocks() * p.block_iterations(lanes, sweep),
             Kernel::ColumnsForward | Kernel::ColumnsBackward => 2 * columns,
-            Kernel::ColumnsFrozen => u64::from(p.chunk) + 8 * 4,
+            Kernel::ColumnsFrozen => self.blocks() * p.block_iterations(lanes, |rows| rows),
         }
+    }
+
+    fn blocks(&self) -> u64 {
+        u64::from(self.params.chunk.div_ceil(self.params.block.max(1)))
     }
 }
 
@@ -848,6 +879,19 @@ impl Kernel {
         )
     }
 
+    fn walks_columns(self) -> bool {
+        matches!(
+            self,
+            Self::ColumnsStatistics
+                | Self::ColumnsNormalize
+                | Self::ColumnsForward
+                | Self::ColumnsReduce
+                | Self::ColumnsGradient
+                | Self::ColumnsBackward
+                | Self::ColumnsFrozen
+        )
+    }
+
     /// The kernel's name: its file in `shaders/` and the last part of its label.
     pub fn name(&self) -> &'static str {
         match self {
@@ -878,6 +922,13 @@ impl Kernel {
 
 /// No device has more lanes, and a few times as many steps past the end of a tensor still fit u32.
 const MAX_WORKGROUP_SIZE: u32 = 1 << 16;
+
+/// A workgroup has no more tiles of columns than this, and visits no more of their rows at a time.
+const MAX_TILES: u64 = 32;
+const MAX_VISITS: u64 = 2_048;
+
+/// Bytes that a processor loads at once.
+const CACHE_LINE: u64 = 64;
 
 /// Columns that are merged into one channel lie together, up to this many.
 const MAX_COLUMN_RUN: u64 = 512;
@@ -922,6 +973,8 @@ pub struct Builder<'a> {
     across: u64,
     /// All channels' work in one dispatch.
     fused: bool,
+    /// Columns of a vector are neighbouring channels.
+    neighbours: bool,
     params: Params,
     /// Floats in one plane of partials.
     plane: u64,
@@ -965,6 +1018,7 @@ impl<'a> Builder<'a> {
             vector: 1,
             across: 0,
             fused: false,
+            neighbours: false,
             params: Params::default(),
             plane: 0,
             window: windows[0],
@@ -1115,6 +1169,8 @@ impl<'a> Builder<'a> {
             self.params.run = 1;
             self.params.per_chunk = 1;
             self.params.weight = self.vector;
+            self.neighbours = false;
+            self.params.line = 0;
         } else {
             self.walk = Walk::Columns;
             let columns = g.channels() * g.inner();
@@ -1135,8 +1191,9 @@ impl<'a> Builder<'a> {
             width = columns * period;
             steps = g.outer() / period;
             tail = g.outer() % period * columns;
-            self.across = (width / u64::from(self.vector)).div_ceil(lanes);
             self.params.row_loads = (width / u64::from(self.vector)) as u32;
+            self.neighbours = g.inner() == 1 && g.channels().is_multiple_of(u64::from(self.vector));
+            self.lay_out_tiles();
             self.params.run = g.inner() as u32;
             self.params.per_chunk = (g.inner() * period) as u32;
             self.params.weight = 1;
@@ -1154,6 +1211,17 @@ impl<'a> Builder<'a> {
             chunk.min(u64::from(MAX_ITERATIONS) / 2 * span)
         };
         let params = &mut self.params;
+        let chunk = match params.line {
+            0 => chunk,
+            _ => {
+                let most = u64::from(MAX_ITERATIONS) / params.block_iterations(lanes, |rows| rows);
+                chunk.min(most.max(1) * u64::from(params.block))
+            }
+        };
+        params.block = match params.line {
+            0 => chunk as u32,
+            _ => params.block.min(chunk as u32),
+        };
         params.inner = g.inner() as u32;
         params.step_count = steps as u32;
         params.chunk = chunk as u32;
@@ -1164,6 +1232,24 @@ impl<'a> Builder<'a> {
         self.plane = u64::from(params.chunk_count) * width;
         params.plane = self.plane as u32;
         params.sums = (self.plane * 2) as u32;
+    }
+
+    /// Decides how many tiles of columns a workgroup has, and how many rows of them it visits at a
+    /// time: a block of `column_block` bytes.
+    fn lay_out_tiles(&mut self) {
+        let lanes = u64::from(self.tuning.workgroup_size);
+        let load = u64::from(self.vector) * self.config.element.size();
+        let total = u64::from(self.params.row_loads).div_ceil(lanes);
+        let size = u64::from(self.tuning.column_block);
+        let walks = size > 0 && !self.fused;
+        let most = if walks { (size / (4 * lanes * load)).clamp(1, MAX_TILES) } else { 1 };
+        self.across = total.div_ceil(most);
+        let tiles = total.div_ceil(self.across.max(1));
+        let rows = (size / (tiles * lanes * load).max(1)).min(MAX_VISITS / tiles.max(1));
+        self.params.tiles = tiles as u32;
+        self.params.parts = self.across as u32;
+        self.params.block = (rows / 4 * 4).max(4) as u32;
+        self.params.line = if walks { (CACHE_LINE / load) as u32 } else { 0 };
     }
 
     fn layout_path(&self) -> &'static str {
@@ -1257,6 +1343,7 @@ impl<'a> Builder<'a> {
                         | Kernel::FinalizeGradients
                 ),
             weighted: self.weighted && kernel.knows_weights(),
+            neighbours: self.neighbours && kernel.walks_columns(),
         };
         let window = match self.is_whole() || !slots.iter().any(|slot| slot.is_tensor()) {
             true => None,
@@ -1425,7 +1512,19 @@ impl<'a> Builder<'a> {
                 self.pick(Kernel::RowsWeightedStatistics, Kernel::ColumnsWeightedStatistics);
             let slots = Slots::of(&[Slot::X, Slot::Weights, Slot::Scratch]);
             let bytes = self.tensor_size + self.weights_size() + 2 * partials;
-            self.push(kernel, slots, self.sweep_workgroups(), bytes);
+            let blocks = self.params;
+            if self.walk == Walk::Columns {
+                // What a lane knows of a strip is more than its part: it has no blocks.
+                let (p, lanes) = (&mut self.params, self.tuning.workgroup_size);
+                (p.tiles, p.parts, p.block, p.line) =
+                    (1, p.row_loads.div_ceil(lanes), p.chunk, 0);
+            }
+            let across = match self.walk {
+                Walk::Rows => self.across,
+                Walk::Columns => u64::from(self.params.parts),
+            };
+            self.push(kernel, slots, across * u64::from(self.params.chunk_count), bytes);
+            self.params = blocks;
             let slots = settled.without(Slot::X).with(true, Slot::Scratch);
             self.push(Kernel::MergeParts, slots, self.finalize_workgroups(), 2 * partials);
             return;

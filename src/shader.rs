@@ -75,6 +75,8 @@ const ROWS_NORMALIZE: &str = wgsl!("lib/rows_normalize");
 const ROWS_REDUCE: &str = wgsl!("lib/rows_reduce");
 const ROWS_GRADIENT: &str = wgsl!("lib/rows_gradient");
 const COLUMNS: &str = wgsl!("lib/columns");
+const COLUMNS_WALK: &str = wgsl!("lib/columns_walk");
+const COLUMNS_PARTIALS: &str = wgsl!("lib/columns_partials");
 const COLUMNS_STATISTICS: &str = wgsl!("lib/columns_statistics");
 const COLUMNS_NORMALIZE: &str = wgsl!("lib/columns_normalize");
 const COLUMNS_REDUCE: &str = wgsl!("lib/columns_reduce");
@@ -172,7 +174,7 @@ fn row(kernel: Kernel) -> Row {
         ),
         Kernel::ColumnsStatistics => row(
             wgsl!("columns_statistics"),
-            &[CENTER, MOMENTS, COLUMNS, COLUMNS_STATISTICS],
+            &[CENTER, MOMENTS, COLUMNS, COLUMNS_WALK, COLUMNS_STATISTICS],
             STATISTICS,
         ),
         Kernel::RowsWeightedStatistics => row(
@@ -214,9 +216,11 @@ fn row(kernel: Kernel) -> Row {
         Kernel::RowsNormalize => {
             row(wgsl!("rows_normalize"), &[CENTER, ROWS, ROWS_NORMALIZE], NORMALIZE)
         }
-        Kernel::ColumnsNormalize => {
-            row(wgsl!("columns_normalize"), &[CENTER, COLUMNS, COLUMNS_NORMALIZE], NORMALIZE)
-        }
+        Kernel::ColumnsNormalize => row(
+            wgsl!("columns_normalize"),
+            &[CENTER, COLUMNS, COLUMNS_WALK, COLUMNS_NORMALIZE],
+            NORMALIZE,
+        ),
         Kernel::RowsForward => row(
             wgsl!("rows_forward"),
             &[CENTER, MOMENTS, TREE_MOMENTS, SETTLE, ROWS, ROWS_STATISTICS, ROWS_NORMALIZE],
@@ -230,9 +234,11 @@ fn row(kernel: Kernel) -> Row {
         Kernel::RowsReduce => {
             row(wgsl!("rows_reduce"), &[CENTER, SLOPE, TREE_SUMS, ROWS, ROWS_REDUCE], REDUCE)
         }
-        Kernel::ColumnsReduce => {
-            row(wgsl!("columns_reduce"), &[CENTER, COLUMNS, COLUMNS_REDUCE], REDUCE)
-        }
+        Kernel::ColumnsReduce => row(
+            wgsl!("columns_reduce"),
+            &[CENTER, COLUMNS, COLUMNS_WALK, COLUMNS_PARTIALS, COLUMNS_REDUCE],
+            REDUCE,
+        ),
         Kernel::FinalizeGradients => row(
             wgsl!("finalize_gradients"),
             &[CENTER, SLOPE, TREE_SUMS, PARTIALS],
@@ -259,9 +265,11 @@ fn row(kernel: Kernel) -> Row {
         Kernel::RowsGradient => {
             row(wgsl!("rows_gradient"), &[CENTER, SLOPE, ROWS, ROWS_GRADIENT], GRADIENT)
         }
-        Kernel::ColumnsGradient => {
-            row(wgsl!("columns_gradient"), &[CENTER, SLOPE, COLUMNS, COLUMNS_GRADIENT], GRADIENT)
-        }
+        Kernel::ColumnsGradient => row(
+            wgsl!("columns_gradient"),
+            &[CENTER, SLOPE, COLUMNS, COLUMNS_WALK, COLUMNS_GRADIENT],
+            GRADIENT,
+        ),
         Kernel::RowsBackward => row(
             wgsl!("rows_backward"),
             &[CENTER, SLOPE, TREE_SUMS, ROWS, ROWS_REDUCE, ROWS_GRADIENT],
@@ -269,11 +277,13 @@ fn row(kernel: Kernel) -> Row {
         ),
         Kernel::ColumnsBackward => row(
             wgsl!("columns_backward"),
-            &[CENTER, SLOPE, COLUMNS, COLUMNS_REDUCE, COLUMNS_GRADIENT],
+            &[CENTER, SLOPE, COLUMNS, COLUMNS_PARTIALS, COLUMNS_REDUCE, COLUMNS_GRADIENT],
             BACKWARD,
         ),
         Kernel::RowsFrozen => row(wgsl!("rows_frozen"), &[CENTER, SLOPE, TREE_SUMS, ROWS], FROZEN),
-        Kernel::ColumnsFrozen => row(wgsl!("columns_frozen"), &[CENTER, COLUMNS], FROZEN),
+        Kernel::ColumnsFrozen => {
+            row(wgsl!("columns_frozen"), &[CENTER, COLUMNS, COLUMNS_WALK, COLUMNS_PARTIALS], FROZEN)
+        }
     }
 }
 
@@ -406,6 +416,20 @@ impl Stored {
         }
     }
 
+    /// A word of the value at `i`, as it lies in memory.
+    fn touch(self, at: &str, vector: u32) -> String {
+        match self {
+            Self::Plain if vector == 4 => format!("bitcast<u32>({at}[i].x)"),
+            Self::Plain => format!("bitcast<u32>({at}[i])"),
+            Self::Pairs => format!("{at}[i].x"),
+            Self::Halves => format!("{at}[i / 2u]"),
+            Self::AtomicHalves => format!("atomicLoad(&{at}[i / 2u])"),
+            Self::OfChannel | Self::Bits | Self::AtomicBits => {
+                panic!("bug: only tensors are touched")
+            }
+        }
+    }
+
     /// Puts `v` there.
     fn write(self, at: &str) -> String {
         let flip = |word: &str, by: &str| {
@@ -475,6 +499,15 @@ pub fn source(variant: &Variant) -> String {
         let _ = writeln!(text, "fn load_{slot}(i: u32) -> {value} {{ return {read}; }}");
         let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
     }
+    if row.parts.contains(&COLUMNS_WALK) {
+        let tensors = bindings.iter().filter(|binding| binding.slot.is_tensor());
+        let words = tensors.map(|binding| {
+            let stored = Stored::of(binding, variant);
+            stored.touch(&format!("slot_{}", binding.slot), variant.vector)
+        });
+        let words: Vec<String> = words.collect();
+        let _ = writeln!(text, "fn touch(i: u32) -> u32 {{ return {}; }}", words.join(" | "));
+    }
     if row.slots.iter().any(|(slot, _)| matches!(slot, Slot::Y | Slot::Dy)) {
         text.extend(activation(variant));
         text.push_str(if masked { EPILOGUE_MASK } else { EPILOGUE });
@@ -509,7 +542,7 @@ pub(crate) fn convert(element: Element) -> String {
 }
 
 /// The overrides of a variant, by name.
-pub fn constants(variant: &Variant) -> [(&'static str, f64); 8] {
+pub fn constants(variant: &Variant) -> [(&'static str, f64); 9] {
     [
         ("LANES", f64::from(variant.workgroup_size)),
         ("GROUP", f64::from(variant.group_size)),
@@ -519,5 +552,6 @@ pub fn constants(variant: &Variant) -> [(&'static str, f64); 8] {
         ("RENORM", f64::from(u8::from(variant.renorm))),
         ("GROUPED", f64::from(u8::from(variant.grouped))),
         ("WEIGHTED", f64::from(u8::from(variant.weighted))),
+        ("NEIGHBOURS", f64::from(u8::from(variant.neighbours))),
     ]
 }

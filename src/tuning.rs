@@ -32,6 +32,9 @@ pub struct Tuning {
     /// The same for columns, which jump a whole row from load to load: a long one leaves the cache
     /// before its second pass.
     pub fused_column_loads: u32,
+    /// Channels-last, a workgroup goes through neighbouring columns in blocks of this many bytes, and
+    /// touches each cache line of a block first; 0: it has one tile of columns, and none is touched.
+    pub column_block: u32,
     /// See `fused_loads`.
     pub fused_workgroups: u32,
     /// One dispatch, however few workgroups, when a channel takes at most this many loads per
@@ -50,13 +53,20 @@ impl Tuning {
                 workgroup_size: 8,
                 workgroup_count: 256,
                 min_loads: 64,
-                min_column_loads: 64,
+                min_column_loads: 128,
                 fused_loads: 8_192,
                 // lavapipe 22.3, 8x512x28x28 channels-last (6,272 loads), against 8,192: backward
                 // 79 → 37 ms, forward 36 → 13 ms. Against 256, 8x2048x7x7 (392 loads): backward 4.4 →
                 // 2.9 ms. More workgroups (1,024 or 4,096) and shorter chunks for the passes without
                 // partials (8 to 64 rows) brought nothing.
                 fused_column_loads: 1_024,
+                // A load at a stride waits for its cache line, and so does a store. lavapipe 22.3, of the
+                // memcpy kernel's rate (forward, inference, backward): 8x256x56x56 channels-last 0.20 0.21
+                // 0.22 → 0.6 0.75 0.7; 65536x64 0.35 0.35 0.34 → 0.63 0.73 0.73. Inference by blocks of 16,
+                // 32, 64, 128, 256 KiB (C = 256): 7.4, 6.4, 5.9, 5.6, 5.8 ms. Without the touches 33 ms
+                // where that had 12; without those of what is written, 32. Four or eight tiles in registers
+                // and one row at a time gained as much where these are the whole row, and little elsewhere.
+                column_block: 1 << 17,
                 fused_workgroups: 8,
                 tiny_loads: 256,
                 min_row: 32,
@@ -68,6 +78,7 @@ impl Tuning {
                 min_column_loads: 32,
                 fused_loads: 16,
                 fused_column_loads: 16,
+                column_block: 0,
                 fused_workgroups: 64,
                 tiny_loads: 8,
                 min_row: 32,

@@ -302,6 +302,7 @@ fn refusals_are_typed() {
         min_column_loads: 0,
         fused_loads: 0,
         fused_column_loads: 0,
+        column_block: 0,
         fused_workgroups: 0,
         tiny_loads: 0,
         min_row: 0,
@@ -390,6 +391,22 @@ fn loops(stage: &Stage) -> u64 {
     let sweep = |steps: u64| steps / 4 + steps % 4;
     let (rows, columns) = (sweep(chunk.div_ceil(lanes)), sweep(chunk));
     let tree = |lanes: u64| u64::from(lanes.ilog2());
+    // Of columns: the blocks of the first chunk, the touches of each, its strips.
+    let blocks = |of_rows: &dyn Fn(u64) -> u64| {
+        let [loads, tiles, line] = [p.row_loads, p.tiles, p.line].map(u64::from);
+        let tiles = tiles.min(loads.div_ceil(lanes));
+        let mut count = 0;
+        for begin in (0..chunk).step_by(p.block as usize) {
+            let rows = u64::from(p.block).min(chunk - begin);
+            if line > 0 && loads <= tiles * lanes {
+                count += 1 + (rows * loads).div_ceil(lanes * line);
+            } else if line > 0 {
+                count += rows * (1 + tiles.div_ceil(line));
+            }
+            count += 1 + tiles * (1 + of_rows(rows) + 2 * width);
+        }
+        count
+    };
     match stage.variant.kernel {
         Kernel::CountBatch => 0,
         Kernel::FinalizeStatistics | Kernel::FinalizeGradients | Kernel::MergeRows => {
@@ -411,10 +428,10 @@ fn loops(stage: &Stage) -> u64 {
         Kernel::ColumnsStatistics
         | Kernel::ColumnsNormalize
         | Kernel::ColumnsReduce
-        | Kernel::ColumnsGradient => columns + 2 * width,
+        | Kernel::ColumnsGradient => blocks(&sweep),
         Kernel::ColumnsForward => 2 * columns + 3 * width,
         Kernel::ColumnsBackward => 2 * columns + 2 * width,
-        Kernel::ColumnsFrozen => chunk + 3 * width,
+        Kernel::ColumnsFrozen => blocks(&|rows| rows),
     }
 }
 
@@ -436,7 +453,9 @@ fn iterations_bound_what_kernels_loop() {
         for stage in stages {
             let (real, bound) = (loops(stage), stage.iterations());
             let kernel = stage.variant.kernel;
-            assert!(real <= bound && bound <= real + 72, "{kernel:?}: {real} loops\n{text}");
+            // Blocks and chunks need not be full.
+            let slack = 72 + real / 2;
+            assert!(real <= bound && bound <= real + slack, "{kernel:?}: {real} loops\n{text}");
             kernels.insert(kernel);
         }
     };

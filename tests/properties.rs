@@ -54,14 +54,14 @@ const PROPERTIES: [(&str, u32, Property); 18] = [
 const LINES: [&str; 4] = [
     // The variance was infinite where the infinite value came outside a set of four.
     "oracle shape=3x7x9x5 axis=3 element=f32 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto \
-     memory=separate gradients=xgb tuning=8,256,64,64,8192,8,256,32 seed=8 mean=1 std=2 bad=inf@940",
+     memory=separate gradients=xgb tuning=8,256,64,64,8192,0,8,256,32 seed=8 mean=1 std=2 bad=inf@940",
     "alone shape=192x8 axis=-1 element=f32 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto \
      memory=separate gradients=xgb tuning=none seed=8 mean=1 std=2 bad=-inf@1535",
     "oracle shape=5x2x7 axis=act element=f32 eps=0.1 update=cumulative var=population keep=true affine= activation=none residual=false mask=auto \
-     memory=arena gradients=g tuning=16,40,1,1,0,1,0,4 seed=1 mean=-10000000 std=1 bad=none",
+     memory=arena gradients=g tuning=16,40,1,1,0,0,1,0,4 seed=1 mean=-10000000 std=1 bad=none",
     // Odd rows, odd channels and an odd count of halves, whose words two workgroups share.
     "oracle shape=3x5x7 axis=1 element=f16 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=relu residual=true mask=bits \
-     memory=arena gradients=xgbz tuning=4,40,1,1,0,1,0,4 seed=3 mean=1 std=2 bad=nan@50",
+     memory=arena gradients=xgbz tuning=4,40,1,1,0,400,1,0,4 seed=3 mean=1 std=2 bad=nan@50",
 ];
 
 /// Everything that makes a case, in one line.
@@ -162,6 +162,7 @@ impl fmt::Display for Setup {
                 t.min_loads,
                 t.min_column_loads,
                 t.fused_loads,
+                t.column_block,
                 t.fused_workgroups,
                 t.tiny_loads,
                 t.min_row,
@@ -262,8 +263,8 @@ impl FromStr for Setup {
             "none" => None,
             numbers => {
                 let n = numbers.split(',').map(number).collect::<Result<Vec<u32>, _>>()?;
-                let numbers = <[u32; 8]>::try_from(n);
-                Some(tuning_of(numbers.map_err(|n| format!("{n:?} are not eight numbers"))?))
+                let numbers = <[u32; 9]>::try_from(n);
+                Some(tuning_of(numbers.map_err(|n| format!("{n:?} are not nine numbers"))?))
             }
         };
         let bad = match field("bad")?.split_once('@') {
@@ -360,6 +361,7 @@ fn tunings() -> impl Strategy<Value = Tuning> {
         select(vec![1u32, 4, 64]),
         select(vec![1u32, 4, 64]),
         select(vec![0u32, 16, 4096]),
+        select(vec![0u32, 1536, 1 << 17]),
         select(vec![1u32, 8]),
         select(vec![0u32, 8, 256]),
         select(vec![4u32, 32, u32::MAX]),
@@ -368,8 +370,8 @@ fn tunings() -> impl Strategy<Value = Tuning> {
 }
 
 /// As the one-line case has it.
-fn tuning_of(numbers: [u32; 8]) -> Tuning {
-    let [size, count, loads, column_loads, fused, workgroups, tiny, row] = numbers;
+fn tuning_of(numbers: [u32; 9]) -> Tuning {
+    let [size, count, loads, column_loads, fused, block, workgroups, tiny, row] = numbers;
     Tuning {
         workgroup_size: size,
         workgroup_count: count,
@@ -377,6 +379,7 @@ fn tuning_of(numbers: [u32; 8]) -> Tuning {
         min_column_loads: column_loads,
         fused_loads: fused,
         fused_column_loads: fused,
+        column_block: block,
         fused_workgroups: workgroups,
         tiny_loads: tiny,
         min_row: row,

@@ -111,6 +111,10 @@ fn params_twins_agree() {
         per_group,
         parameter_count,
         weights_base,
+        tiles,
+        block,
+        line,
+        parts,
     ];
     let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();
     let (_, params) =

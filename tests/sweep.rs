@@ -13,7 +13,10 @@ use crate::common::{gpu, runner};
 fn tunings() -> Vec<Tuning> {
     let [split, fused, wide] = small_tunings();
     let columns_only = Tuning { min_row: u32::MAX, workgroup_count: 40, ..split.clone() };
-    vec![split, fused, wide, columns_only]
+    // Blocks of several tiles, and of more rows; without, as on a GPU.
+    let blocks = Tuning { column_block: 6_000, workgroup_count: 2, ..columns_only.clone() };
+    let plain = Tuning { column_block: 0, ..split.clone() };
+    vec![split, fused, wide, columns_only, blocks, plain]
 }
 
 fn sizes() -> Vec<(Vec<usize>, ChannelAxis)> {

@@ -176,7 +176,7 @@ fuzz_target!(|bytes: &[u8]| {
         ..Caps::webgpu_default()
     };
     let tuning = q.tuning.as_ref().map(|sizes| {
-        let [size, count, loads, columns, fused, fused_columns, groups, tiny, row] =
+        let [size, count, loads, columns, fused, fused_columns, block, groups, tiny, row] =
             sizes.each_ref().map(Size::get);
         Tuning {
             workgroup_size: size,
@@ -185,6 +185,7 @@ fuzz_target!(|bytes: &[u8]| {
             min_column_loads: columns,
             fused_loads: fused,
             fused_column_loads: fused_columns,
+            column_block: block,
             fused_workgroups: groups,
             tiny_loads: tiny,
             min_row: row,

@@ -1,26 +1,31 @@
 
-// Walking columns. Each lane owns one vector of neighbouring columns and goes down the rows of a
-// chunk; the first `tail` columns have one row more.
+// Columns. Each lane owns one vector of neighbouring columns and goes down rows of a chunk; the first
+// `tail` columns have one row more.
 
 struct Strip {
     // Which vector of columns.
     place: u32,
     chunk: u32,
+    // The chunk's first row, and the rows of this strip.
+    first: u32,
     begin: u32,
     end: u32,
 }
 
-fn strip_of(index: u32, lane: u32) -> Strip {
-    let tiles = (params.row_loads + LANES - 1u) / LANES;
-    let chunk = index / tiles;
-    let place = index % tiles * LANES + lane;
+fn strip_of(chunk: u32, place: u32, begin: u32) -> Strip {
     let rows = params.step_count + select(0u, 1u, place * WIDTH < params.tail);
-    let begin = chunk * params.chunk;
-    return Strip(place, chunk, begin, min(begin + params.chunk, rows));
+    let first = chunk * params.chunk;
+    let end = min(min(begin + params.block, first + params.chunk), rows);
+    return Strip(place, chunk, first, begin, end);
 }
 
 fn index_of(strip: Strip, row: u32) -> u32 {
     return params.base + row * params.row_loads + strip.place;
+}
+
+// Where the partials of a strip's columns lie.
+fn partials_at(strip: Strip) -> u32 {
+    return strip.chunk * params.width + strip.place * WIDTH;
 }
 
 // Lanes beyond the width have nothing to do.
@@ -28,8 +33,12 @@ fn is_outside(strip: Strip) -> bool {
     return strip.place >= params.row_loads;
 }
 
-fn channel_of(column: u32) -> u32 {
-    return column / params.run % params.channel_count;
+// The channel of a strip's i-th column.
+fn channel_of(strip: Strip, i: u32) -> u32 {
+    if NEIGHBOURS {
+        return strip.place * WIDTH % params.channel_count + i;
+    }
+    return (strip.place * WIDTH + i) / params.run % params.channel_count;
 }
 
 struct Centers {
@@ -57,7 +66,7 @@ fn no_centers() -> Centers {
 fn centers_of(strip: Strip) -> Centers {
     var c = no_centers();
     for (var i = 0u; i < WIDTH; i = i + 1u) {
-        c = put_center(c, i, center_of(channel_of(strip.place * WIDTH + i)));
+        c = put_center(c, i, center_of(channel_of(strip, i)));
     }
     return c;
 }
@@ -70,7 +79,7 @@ struct Affines {
 fn affines_of(strip: Strip, c: Centers) -> Affines {
     var a = Affines(V(0.0), V(0.0));
     for (var i = 0u; i < WIDTH; i = i + 1u) {
-        let affine = affine_of(channel_of(strip.place * WIDTH + i), get_center(c, i));
+        let affine = affine_of(channel_of(strip, i), get_center(c, i));
         a = Affines(put(a.gain, i, affine.gain), put(a.shift, i, affine.shift));
     }
     return a;

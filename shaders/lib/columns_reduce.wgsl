@@ -1,9 +1,4 @@
 
-struct ColumnSums {
-    dy: V,
-    dyx: V,
-}
-
 // Σdy and Σdy·(x−μ) of every column of a strip; dy is the gradient behind the activation, and is
 // kept as dz.
 fn columns_sums(strip: Strip, c: Centers) -> ColumnSums {

@@ -1,15 +1,26 @@
 
+// As shift_of has them; of neighbouring channels by whole vectors.
 fn shifts_of(strip: Strip) -> V {
     var k = V(0.0);
+    if NEIGHBOURS {
+        let first = params.base + channel_of(strip, 0u) / WIDTH;
+        let a = load_x(first);
+        let b = load_x(first + params.step_count / 2u * params.row_loads);
+        let c = load_x(first + (params.step_count - 1u) * params.row_loads);
+        for (var i = 0u; i < WIDTH; i = i + 1u) {
+            k = put(k, i, shift_from(component(a, i), component(b, i), component(c, i)));
+        }
+        return k;
+    }
     for (var i = 0u; i < WIDTH; i = i + 1u) {
-        k = put(k, i, shift_of(channel_of(strip.place * WIDTH + i)));
+        k = put(k, i, shift_of(channel_of(strip, i)));
     }
     return k;
 }
 
-// The moments of every column of a strip.
-fn columns_moments(strip: Strip, k: V) -> Accumulator {
-    var a = accumulator();
+// Adds the moments of every column of a strip.
+fn columns_moments(strip: Strip, k: V, before: Accumulator) -> Accumulator {
+    var a = before;
     let stride = params.row_loads;
     var row = strip.begin;
     var i = index_of(strip, row);

@@ -94,6 +94,10 @@ fn shift_of(channel: u32) -> f32 {
     let a = value_at(first);
     let b = value_at(first + step_offset(params.step_count / 2u));
     let c = value_at(first + step_offset(params.step_count - 1u));
+    return shift_from(a, b, c);
+}
+
+fn shift_from(a: f32, b: f32, c: f32) -> f32 {
     let any = select(select(select(0.0, c, is_finite(c)), b, is_finite(b)), a, is_finite(a));
     let k = median(
         select(any, a, is_finite(a)),

@@ -38,6 +38,10 @@ struct Params {
     per_group: u32,
     parameter_count: u32,
     weights_base: u32,
+    tiles: u32,
+    block: u32,
+    line: u32,
+    parts: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -51,6 +55,7 @@ override KEEP_NON_FINITE: bool = false;
 override RENORM: bool = false;
 override GROUPED: bool = false;
 override WEIGHTED: bool = false;
+override NEIGHBOURS: bool = false;
 
 // A folded grid as one number.
 fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {

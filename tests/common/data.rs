@@ -185,6 +185,8 @@ pub fn small_tunings() -> [Tuning; 3] {
         min_column_loads: 1,
         fused_loads: 0,
         fused_column_loads: 0,
+        // Three tiles of eight vectors, four rows.
+        column_block: 1_536,
         fused_workgroups: 1,
         tiny_loads: 0,
         min_row: 4,
@@ -195,6 +197,6 @@ pub fn small_tunings() -> [Tuning; 3] {
         tiny_loads: 4_096,
         ..split.clone()
     };
-    let wide = Tuning { workgroup_size: 64, ..split.clone() };
+    let wide = Tuning { workgroup_size: 64, column_block: 0, ..split.clone() };
     [split, fused, wide]
 }
