@@ -1,6 +1,6 @@
 //! What a device can do, as plain data: the planner needs no device.
 
-use wgpu::{DeviceType, Limits};
+use wgpu::{DeviceType, Features, Limits};
 
 /// The kind of processor behind an adapter; it decides the shape of every dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,16 +30,19 @@ pub struct Caps {
     pub storage_alignment: u32,
     /// Required alignment of a uniform binding's offset, in bytes.
     pub uniform_alignment: u32,
+    /// Whether 64-bit integers are enabled (`Features::SHADER_INT64`).
+    pub int64: bool,
 }
 
 impl Caps {
-    /// The capabilities of `device`: its enabled limits and its adapter's class.
+    /// The capabilities of `device`: its enabled limits and features, and its adapter's class.
     pub fn of(device: &wgpu::Device) -> Self {
         let class = match device.adapter_info().device_type {
             DeviceType::Cpu => Class::Software,
             _ => Class::Hardware,
         };
-        Self::from_limits(&device.limits(), class)
+        let int64 = device.features().contains(Features::SHADER_INT64);
+        Self { int64, ..Self::from_limits(&device.limits(), class) }
     }
 
     /// What WebGPU guarantees everywhere, on a GPU.
@@ -47,7 +50,7 @@ impl Caps {
         Self::from_limits(&Limits::default(), Class::Hardware)
     }
 
-    /// The given limits on an adapter of the given class.
+    /// The given limits on an adapter of the given class, without features.
     pub fn from_limits(limits: &Limits, class: Class) -> Self {
         Self {
             class,
@@ -59,6 +62,7 @@ impl Caps {
             max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
             storage_alignment: limits.min_storage_buffer_offset_alignment,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+            int64: false,
         }
     }
 }

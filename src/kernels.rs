@@ -74,9 +74,10 @@ impl Kernels {
         wgpu::Features::empty()
     }
 
-    /// Features that are used where they are enabled: none yet.
+    /// Features that are used where they are enabled: 64-bit integers, by which software adapters
+    /// load tensors faster.
     pub fn wanted_features() -> wgpu::Features {
-        wgpu::Features::empty()
+        wgpu::Features::SHADER_INT64
     }
 
     /// Limits that must be granted: WebGPU's defaults. Ask for a larger
@@ -152,6 +153,7 @@ impl Kernels {
                 stage.variant.buffer_count().into(),
                 caps.max_storage_buffers.into(),
             )?;
+            check("64-bit integers", stage.variant.wide.into(), caps.int64.into())?;
             let start = stage.window.as_ref().map_or(0, |window| window.start);
             let alignment = u64::from(caps.storage_alignment);
             if !start.is_multiple_of(alignment) {

@@ -521,6 +521,8 @@ pub struct Variant {
     pub weighted: bool,
     /// Columns: a vector's columns are neighbouring channels.
     pub neighbours: bool,
+    /// Tensors that are read lie as words of 64 bits.
+    pub wide: bool,
 }
 
 impl Variant {
@@ -1001,6 +1003,7 @@ pub struct Builder<'a> {
     /// Where a backward has the activation's slope from, or a forward puts it.
     slope: Option<&'static str>,
     max_buffers: u32,
+    wide: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -1035,6 +1038,7 @@ impl<'a> Builder<'a> {
             path: "nothing to do for an empty tensor",
             slope: None,
             max_buffers: caps.max_storage_buffers,
+            wide: tuning.wide_loads && caps.int64,
         };
         builder.params.activation = config.activation.parameter() as f32;
         builder.params.channel_count = geometry.channels().min(u64::from(u32::MAX)) as u32;
@@ -1344,6 +1348,7 @@ impl<'a> Builder<'a> {
                 ),
             weighted: self.weighted && kernel.knows_weights(),
             neighbours: self.neighbours && kernel.walks_columns(),
+            wide: self.wide && self.vector == 4 && slots.iter().any(|slot| slot.is_tensor()),
         };
         let window = match self.is_whole() || !slots.iter().any(|slot| slot.is_tensor()) {
             true => None,

@@ -57,6 +57,8 @@ const HALVES_4: &str = wgsl!("prelude/halves4");
 const HALVES_1: &str = wgsl!("prelude/halves1");
 const WEIGHTS_4: &str = wgsl!("prelude/weights4");
 const WEIGHTS_1: &str = wgsl!("prelude/weights1");
+const WIDE: &str = wgsl!("prelude/wide");
+const WIDE_HALVES: &str = wgsl!("prelude/wide_halves");
 const BITS: &str = wgsl!("prelude/bits");
 const MOMENTS: &str = wgsl!("lib/moments");
 const WEIGHTED_MOMENTS: &str = wgsl!("lib/weighted_moments");
@@ -366,8 +368,12 @@ enum Stored {
     Plain,
     /// One f32 of each channel, in one or several planes; a window may begin at a later channel.
     OfChannel,
+    /// A vector of four in two words of 64 bits.
+    Wide,
     /// A vector of four halves in two words.
     Pairs,
+    /// A vector of four halves in a word of 64 bits.
+    WidePairs,
     /// Two halves in a word.
     Halves,
     /// Two halves in a word, written by different invocations.
@@ -385,7 +391,18 @@ impl Stored {
             Slot::Mask if written => Self::AtomicBits,
             Slot::Mask => Self::Bits,
             slot if slot.is_of_channels() => Self::OfChannel,
-            slot if !slot.is_tensor() || variant.element == Element::F32 => Self::Plain,
+            slot if !slot.is_tensor() => Self::Plain,
+            slot => Self::of_tensor(slot, written, variant),
+        }
+    }
+
+    fn of_tensor(slot: Slot, written: bool, variant: &Variant) -> Self {
+        // What is only written has nothing to gain.
+        let wide = variant.wide && !matches!(slot, Slot::Y | Slot::Dx);
+        match variant.element {
+            Element::F32 if wide => Self::Wide,
+            Element::F32 => Self::Plain,
+            _ if variant.vector == 4 && wide => Self::WidePairs,
             _ if variant.vector == 4 => Self::Pairs,
             _ if written => Self::AtomicHalves,
             _ => Self::Halves,
@@ -395,7 +412,9 @@ impl Stored {
     fn word(self, slot: Slot, kernel: Kernel) -> &'static str {
         match self {
             Self::Plain | Self::OfChannel => value_type(slot, kernel),
+            Self::Wide => "vec2<u64>",
             Self::Pairs => "vec2<u32>",
+            Self::WidePairs => "u64",
             Self::Halves | Self::Bits => "u32",
             Self::AtomicHalves | Self::AtomicBits => "atomic<u32>",
         }
@@ -407,6 +426,7 @@ impl Stored {
             Self::Plain => format!("{at}[i]"),
             Self::OfChannel => format!("{at}[i + params.first_channel]"),
             Self::Pairs => format!("unpack({at}[i])"),
+            Self::Wide | Self::WidePairs => format!("unpack_wide({at}[i])"),
             Self::Halves => format!("unpack({at}[i / 2u], i)"),
             Self::AtomicHalves => format!("unpack(atomicLoad(&{at}[i / 2u]), i)"),
             Self::Bits => format!("bits_at({at}[word_of(i + params.mask_base)], i)"),
@@ -422,6 +442,8 @@ impl Stored {
             Self::Plain if vector == 4 => format!("bitcast<u32>({at}[i].x)"),
             Self::Plain => format!("bitcast<u32>({at}[i])"),
             Self::Pairs => format!("{at}[i].x"),
+            Self::Wide => format!("u32({at}[i].x)"),
+            Self::WidePairs => format!("u32({at}[i])"),
             Self::Halves => format!("{at}[i / 2u]"),
             Self::AtomicHalves => format!("atomicLoad(&{at}[i / 2u])"),
             Self::OfChannel | Self::Bits | Self::AtomicBits => {
@@ -439,6 +461,7 @@ impl Stored {
         };
         match self {
             Self::Pairs => format!("{at}[i] = pack(v);"),
+            Self::Wide | Self::WidePairs => format!("{at}[i] = pack_wide(v);"),
             Self::AtomicHalves => flip("i / 2u", "difference"),
             Self::AtomicBits => flip("word_of(i + params.mask_base)", "bit_difference"),
             Self::OfChannel => format!("{at}[i + params.first_channel] = v;"),
@@ -466,9 +489,13 @@ pub fn source(variant: &Variant) -> String {
     };
     let mut text = [PARAMS, width].concat();
     match variant.element {
+        Element::F32 if variant.wide => text.push_str(WIDE),
         Element::F32 => {}
         Element::F16 => text.extend([F16, halves]),
         Element::Bf16 => text.extend([BF16, halves]),
+    }
+    if variant.wide && variant.element != Element::F32 {
+        text.push_str(WIDE_HALVES);
     }
     let _ = writeln!(text, "alias Count = {};", count_type(variant));
     let masked = variant.slots.contains(Slot::Mask);

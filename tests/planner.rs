@@ -306,6 +306,7 @@ fn refusals_are_typed() {
         fused_workgroups: 0,
         tiny_loads: 0,
         min_row: 0,
+        wide_loads: false,
     };
     for shape in [&[2usize, 5, 1][..], &[64, 5, 7], &[3, 1, 1000], &[500, 3]] {
         Plan::<Backward>::with_tuning(geometry(shape), &Config::keras(), &caps, &zero).unwrap();

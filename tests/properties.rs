@@ -383,6 +383,7 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
         fused_workgroups: workgroups,
         tiny_loads: tiny,
         min_row: row,
+        wide_loads: true,
     }
 }
 

@@ -173,6 +173,7 @@ fuzz_target!(|bytes: &[u8]| {
         max_workgroups_per_dimension: if flag(12) { 65_535 } else { workgroups },
         max_workgroup_size: if flag(13) { 256 } else { lanes },
         storage_alignment: alignment,
+        int64: flag(14),
         ..Caps::webgpu_default()
     };
     let tuning = q.tuning.as_ref().map(|sizes| {
@@ -189,6 +190,7 @@ fuzz_target!(|bytes: &[u8]| {
             fused_workgroups: groups,
             tiny_loads: tiny,
             min_row: row,
+            wide_loads: flag(14),
         }
     });
     let tuning = tuning.as_ref();

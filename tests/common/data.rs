@@ -190,6 +190,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         fused_workgroups: 1,
         tiny_loads: 0,
         min_row: 4,
+        wide_loads: true,
     };
     let fused = Tuning {
         fused_loads: 4_096,
@@ -197,6 +198,6 @@ pub fn small_tunings() -> [Tuning; 3] {
         tiny_loads: 4_096,
         ..split.clone()
     };
-    let wide = Tuning { workgroup_size: 64, column_block: 0, ..split.clone() };
+    let wide = Tuning { workgroup_size: 64, column_block: 0, wide_loads: false, ..split.clone() };
     [split, fused, wide]
 }
