@@ -1197,7 +1197,7 @@ impl<'a> Builder<'a> {
             tail = g.outer() % period * columns;
             self.params.row_loads = (width / u64::from(self.vector)) as u32;
             self.neighbours = g.inner() == 1 && g.channels().is_multiple_of(u64::from(self.vector));
-            self.lay_out_tiles();
+            self.lay_out_tiles(if self.fused { 0 } else { t.column_block });
             self.params.run = g.inner() as u32;
             self.params.per_chunk = (g.inner() * period) as u32;
             self.params.weight = 1;
@@ -1205,23 +1205,22 @@ impl<'a> Builder<'a> {
         // Along the reduced axis, a workgroup takes `span` steps in one iteration.
         let span = if self.walk == Walk::Rows { lanes } else { 1 };
         let long = steps + u64::from(tail > 0);
-        let chunk = if self.fused {
-            long
-        } else {
-            let wanted = u64::from(t.workgroup_count).div_ceil(self.across.max(1));
-            let least = if self.walk == Walk::Rows { t.min_loads } else { t.min_column_loads };
-            let most = long.div_ceil(u64::from(least).max(1) * span).max(1);
-            let chunk = long.div_ceil(wanted.clamp(1, most)).next_multiple_of(4 * span);
-            chunk.min(u64::from(MAX_ITERATIONS) / 2 * span)
-        };
-        let params = &mut self.params;
-        let chunk = match params.line {
-            0 => chunk,
-            _ => {
-                let most = u64::from(MAX_ITERATIONS) / params.block_iterations(lanes, |rows| rows);
-                chunk.min(most.max(1) * u64::from(params.block))
+        let mut chunk = self.cut(long, span);
+        if self.params.line > 0 {
+            // Blocks take more iterations than a strip, so that chunks may have to be shorter. Where
+            // this makes more partials than a workgroup can merge, there are no blocks.
+            let block = self.params.block_iterations(lanes, |rows| rows);
+            let blocks = (u64::from(MAX_ITERATIONS) / block).max(1);
+            let shorter = chunk.min(blocks * u64::from(self.params.block));
+            let partials = long.div_ceil(shorter) * u64::from(self.params.per_chunk);
+            if partials > lanes * u64::from(MAX_ITERATIONS) / 2 {
+                self.lay_out_tiles(0);
+                chunk = self.cut(long, span);
+            } else {
+                chunk = shorter;
             }
-        };
+        }
+        let params = &mut self.params;
         params.block = match params.line {
             0 => chunk as u32,
             _ => params.block.min(chunk as u32),
@@ -1238,22 +1237,32 @@ impl<'a> Builder<'a> {
         params.sums = (self.plane * 2) as u32;
     }
 
+    /// How many steps make a chunk.
+    fn cut(&self, long: u64, span: u64) -> u64 {
+        if self.fused {
+            return long;
+        }
+        let t = self.tuning;
+        let wanted = u64::from(t.workgroup_count).div_ceil(self.across.max(1));
+        let least = if self.walk == Walk::Rows { t.min_loads } else { t.min_column_loads };
+        let most = long.div_ceil(u64::from(least).max(1) * span).max(1);
+        let chunk = long.div_ceil(wanted.clamp(1, most)).next_multiple_of(4 * span);
+        chunk.min(u64::from(MAX_ITERATIONS) / 2 * span)
+    }
+
     /// Decides how many tiles of columns a workgroup has, and how many rows of them it visits at a
-    /// time: a block of `column_block` bytes.
-    fn lay_out_tiles(&mut self) {
-        let lanes = u64::from(self.tuning.workgroup_size);
+    /// time: a block of so many bytes; without, one tile.
+    fn lay_out_tiles(&mut self, size: u32) {
+        let (size, lanes) = (u64::from(size), u64::from(self.tuning.workgroup_size));
         let load = u64::from(self.vector) * self.config.element.size();
         let total = u64::from(self.params.row_loads).div_ceil(lanes);
-        let size = u64::from(self.tuning.column_block);
-        let walks = size > 0 && !self.fused;
-        let most = if walks { (size / (4 * lanes * load)).clamp(1, MAX_TILES) } else { 1 };
-        self.across = total.div_ceil(most);
+        self.across = total.div_ceil((size / (4 * lanes * load)).clamp(1, MAX_TILES));
         let tiles = total.div_ceil(self.across.max(1));
         let rows = (size / (tiles * lanes * load).max(1)).min(MAX_VISITS / tiles.max(1));
         self.params.tiles = tiles as u32;
         self.params.parts = self.across as u32;
         self.params.block = (rows / 4 * 4).max(4) as u32;
-        self.params.line = if walks { (CACHE_LINE / load) as u32 } else { 0 };
+        self.params.line = if size > 0 { (CACHE_LINE / load) as u32 } else { 0 };
     }
 
     fn layout_path(&self) -> &'static str {

@@ -52,14 +52,21 @@ fn largest(element: Element) -> u16 {
     }
 }
 
-/// A kernel that loads x and stores y with vectors of this width.
-fn variant(element: Element, vector: u32) -> Variant {
+/// How a device can load and store halves: vectors of four, by 64 bits too, and one at a time.
+fn accesses(gpu: &Gpu) -> Vec<(u32, bool)> {
+    let all = [(4, false), (1, false), (4, true)];
+    all.into_iter().filter(|(_, wide)| gpu.caps().int64 || !wide).collect()
+}
+
+/// A kernel that loads x and stores y so.
+fn variant(element: Element, (vector, wide): (u32, bool)) -> Variant {
     let geometry = Geometry::new(&[2, 3, vector as usize], ChannelAxis::First).unwrap();
     let config = Config { element, single_value: SingleValue::Allow, ..Config::pytorch() };
     let plan = Plan::<Train>::new(geometry, &config, &Caps::webgpu_default()).unwrap();
     let all = [Slot::X, Slot::Y, Slot::Gamma, Slot::Saved];
     let fits = |v: &Variant| v.vector == vector && all.iter().all(|slot| v.slots.contains(*slot));
-    plan.stages().iter().map(|stage| stage.variant).find(fits).expect("one dispatch does it all")
+    let found = plan.stages().iter().map(|stage| stage.variant).find(fits);
+    Variant { wide, ..found.expect("one dispatch does it all") }
 }
 
 /// Every half as the kernels widen it, and every value as they narrow it.
@@ -144,8 +151,8 @@ fn every_half_is_widened_and_narrowed_back() {
     let halves: Vec<u16> = (0..=u16::MAX).collect();
     for element in ELEMENTS {
         let values: Vec<f32> = halves.iter().map(|half| widened(element, *half)).collect();
-        for vector in [4, 1] {
-            let (wide, back) = convert(gpu, &variant(element, vector), &halves, &values);
+        for access in accesses(gpu) {
+            let (wide, back) = convert(gpu, &variant(element, access), &halves, &values);
             for (half, (wide, back)) in halves.iter().zip(wide.iter().zip(back)) {
                 let value = widened(element, *half);
                 assert!(good_f32(*wide, value), "{element:?} {half:#x}: {wide:e}, not {value:e}");
@@ -194,8 +201,8 @@ fn every_tie_and_a_million_values_are_narrowed_to_the_nearest() {
     for element in ELEMENTS {
         let values = values(element);
         let halves = vec![0; values.len()];
-        for vector in [4, 1] {
-            let (_, narrow) = convert(gpu, &variant(element, vector), &halves, &values);
+        for access in accesses(gpu) {
+            let (_, narrow) = convert(gpu, &variant(element, access), &halves, &values);
             for (value, half) in values.iter().zip(narrow) {
                 let (bits, expected) = (value.to_bits(), narrowed(element, *value));
                 assert!(

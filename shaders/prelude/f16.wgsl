@@ -5,13 +5,11 @@
 fn widen(h: U) -> V {
     let sign = (h & U(0x8000u)) << U(16u);
     let magnitude = (h & U(0x7fffu)) << U(13u);
-    let normal = magnitude + U(0x38000000u);
-    let special = magnitude + U(0x70000000u);
+    let bias = select(U(0x38000000u), U(0x70000000u), magnitude >= U(0x0f800000u));
     // m·2⁻²⁴ = 2⁻¹⁴·(1 + m/2¹⁰) − 2⁻¹⁴, without a denormal f32.
     let least = V(0.00006103515625);
     let denormal = bitcast<U>(bitcast<V>(magnitude + U(0x38800000u)) - least);
-    let finite = select(normal, denormal, magnitude < U(0x00800000u));
-    return bitcast<V>(sign | select(finite, special, magnitude >= U(0x0f800000u)));
+    return bitcast<V>(sign | select(magnitude + bias, denormal, magnitude < U(0x00800000u)));
 }
 
 // To the nearest, ties to even; from 65,520 on, infinity; NaN stays NaN.
@@ -22,11 +20,10 @@ fn narrow(v: V) -> U {
     // Half a unit in the last place less one, and one more where the last bit is odd.
     let rounded = magnitude + U(0xfffu) + ((magnitude >> U(13u)) & U(1u));
     let normal = min((rounded - U(0x38000000u)) >> U(13u), U(0x7c00u));
-    // A denormal half counts in steps of 2⁻²⁴; whole numbers, as no rounding of floats is promised.
-    let whole = (magnitude & U(0x7fffffu)) | U(0x800000u);
-    let places = min(U(126u) - (magnitude >> U(23u)), U(25u));
-    let even = (U(1u) << (places - U(1u))) - U(1u) + ((whole >> places) & U(1u));
-    let denormal = (whole + even) >> places;
+    // A denormal half counts in steps of 2⁻²⁴. The product is exact, and `round` is to even; what is
+    // no such half is kept in the range of u32.
+    let steps = min(bitcast<V>(magnitude) * 16777216.0, V(1024.0));
+    let denormal = U(round(steps));
     let number = select(normal, denormal, magnitude < U(0x38800000u));
     return sign | select(number, U(0x7e00u), magnitude > U(0x7f800000u));
 }
