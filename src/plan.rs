@@ -1213,7 +1213,7 @@ impl<'a> Builder<'a> {
             let blocks = (u64::from(MAX_ITERATIONS) / block).max(1);
             let shorter = chunk.min(blocks * u64::from(self.params.block));
             let partials = long.div_ceil(shorter) * u64::from(self.params.per_chunk);
-            if partials > lanes * u64::from(MAX_ITERATIONS) / 2 {
+            if partials > lanes * u64::from(MAX_ITERATIONS) / 4 {
                 self.lay_out_tiles(0);
                 chunk = self.cut(long, span);
             } else {
@@ -1530,8 +1530,7 @@ impl<'a> Builder<'a> {
             if self.walk == Walk::Columns {
                 // What a lane knows of a strip is more than its part: it has no blocks.
                 let (p, lanes) = (&mut self.params, self.tuning.workgroup_size);
-                (p.tiles, p.parts, p.block, p.line) =
-                    (1, p.row_loads.div_ceil(lanes), p.chunk, 0);
+                (p.tiles, p.parts, p.block, p.line) = (1, p.row_loads.div_ceil(lanes), p.chunk, 0);
             }
             let across = match self.walk {
                 Walk::Rows => self.across,
