@@ -444,7 +444,7 @@ pub struct Params {
 impl Params {
     /// How often an invocation loops in one block of columns, at most, when it does in so many rows
     /// of one column.
-    fn block_iterations(&self, lanes: u64, of_rows: impl Fn(u64) -> u64) -> u64 {
+    fn block_iterations(&self, [lanes, vector]: [u64; 2], of_rows: impl Fn(u64) -> u64) -> u64 {
         let [tiles, block, line] = [self.tiles, self.block, self.line].map(u64::from);
         let row_loads = u64::from(self.row_loads);
         let touches = match line {
@@ -454,7 +454,7 @@ impl Params {
             _ => block * (1 + tiles.div_ceil(line)),
         };
         // At most three loops over the components of a vector.
-        1 + touches + tiles * (1 + of_rows(block) + 3 * 4)
+        1 + touches + tiles * (1 + of_rows(block) + 3 * vector)
     }
 }
 
@@ -557,6 +557,7 @@ impl Stage {
         let sweep = |steps: u64| steps / 4 + 3;
         let rows = sweep(u64::from(p.chunk).div_ceil(lanes));
         let columns = sweep(u64::from(p.chunk)) + 8 * 4;
+        let wide = [lanes, self.variant.vector.into()];
         let tree = u64::from(lanes.ilog2());
         let partials = u64::from(p.chunk_count) * u64::from(p.per_chunk);
         match self.variant.kernel {
@@ -577,9 +578,9 @@ impl Stage {
             Kernel::ColumnsStatistics
             | Kernel::ColumnsNormalize
             | Kernel::ColumnsReduce
-            | Kernel::ColumnsGradient => self.blocks() * p.block_iterations(lanes, sweep),
+            | Kernel::ColumnsGradient => self.blocks() * p.block_iterations(wide, sweep),
             Kernel::ColumnsForward | Kernel::ColumnsBackward => 2 * columns,
-            Kernel::ColumnsFrozen => self.blocks() * p.block_iterations(lanes, |rows| rows),
+            Kernel::ColumnsFrozen => self.blocks() * p.block_iterations(wide, |rows| rows),
         }
     }
 
@@ -1209,7 +1210,7 @@ impl<'a> Builder<'a> {
         if self.params.line > 0 {
             // Blocks take more iterations than a strip, so that chunks may have to be shorter. Where
             // this makes more partials than a workgroup can merge, there are no blocks.
-            let block = self.params.block_iterations(lanes, |rows| rows);
+            let block = self.params.block_iterations([lanes, self.vector.into()], |rows| rows);
             let blocks = (u64::from(MAX_ITERATIONS) / block).max(1);
             let shorter = chunk.min(blocks * u64::from(self.params.block));
             let partials = long.div_ceil(shorter) * u64::from(self.params.per_chunk);
