@@ -18,15 +18,19 @@ use crate::common::variants;
 
 /// Variants that differ in what is compiled, in the sample of `common/variants.rs`. The list cannot
 /// shrink unnoticed: who changes kernels or planning changes these numbers on purpose.
-const VARIANT_COUNT: usize = 7_245;
+const VARIANT_COUNT: usize = 11_661;
 /// Of these, those that differ in more than the numbers `LANES` and `GROUP`: all there are.
-const SOURCE_COUNT: usize = 3_319;
+const SOURCE_COUNT: usize = 6_733;
 
-/// Variants by what is compiled: some differ only in the memory of slots they do not have.
+/// Variants by what is compiled: some differ only in the memory of slots they do not have. A software
+/// adapter may load tensors by 64 bits.
 fn distinct() -> Vec<(Variant, String)> {
     let mut known = HashSet::new();
-    variants::all()
-        .into_iter()
+    let all = variants::all();
+    let software = |v: &&Variant| v.workgroup_size == 8 && variants::loads_tensors(v);
+    let wide: Vec<_> = all.iter().filter(software).map(|v| Variant { wide: true, ..*v }).collect();
+    all.into_iter()
+        .chain(wide)
         .map(|variant| (variant, shader::source(&variant)))
         .filter(|(v, source)| known.insert((source.clone(), format!("{:?}", shader::constants(v)))))
         .collect()
@@ -41,7 +45,7 @@ fn no_width_is_missing() {
         let width = (variant.workgroup_size, variant.vector);
         widths.entry(variant.kernel.name()).or_default().insert(width);
     }
-    assert_eq!(widths.len(), 19, "a kernel is never planned: {widths:?}");
+    assert_eq!(widths.len(), 21, "a kernel is never planned: {widths:?}");
     for (kernel, widths) in widths {
         assert_eq!(widths.len(), 4, "{kernel} is only planned as {widths:?}");
     }
@@ -53,7 +57,8 @@ fn every_variant_in_every_language() {
     let sources: HashSet<_> = all
         .iter()
         .map(|(v, source)| {
-            (source, v.accumulate, v.cumulative, v.keep_non_finite, v.renorm, v.grouped)
+            let options = (v.accumulate, v.cumulative, v.keep_non_finite, v.renorm);
+            (source, options, v.grouped, v.weighted, v.neighbours)
         })
         .collect();
     assert_eq!((sources.len(), all.len()), (SOURCE_COUNT, VARIANT_COUNT));
@@ -84,8 +89,10 @@ fn every_variant_in_every_language() {
         handles.into_iter().map(|handle| handle.join().unwrap()).sum()
     });
     println!("{VARIANT_COUNT} variants of {SOURCE_COUNT} sources, {count} translations");
-    // Three languages with and without wgpu's run-time checks, and GLSL, which has none.
-    assert_eq!(count, VARIANT_COUNT * 7);
+    // Three languages with and without wgpu's run-time checks, and GLSL, which has none and no words of
+    // 64 bits.
+    let wide = all.iter().filter(|(v, _)| v.wide).count();
+    assert_eq!(count, VARIANT_COUNT * 7 - wide);
 }
 
 /// File names and contents. Overrides are resolved before the translation, as wgpu does it.
@@ -94,7 +101,11 @@ fn translations(variant: &Variant, source: &str) -> Vec<(&'static str, Vec<u8>)>
         panic!("{stage}: {variant:?}: {error:?}\n{source}")
     };
     let module = wgsl::parse_str(source).unwrap_or_else(|e| fail("wgsl", &e));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::default())
+    let capabilities = match variant.wide {
+        true => Capabilities::SHADER_INT64,
+        false => Capabilities::default(),
+    };
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .unwrap_or_else(|e| fail("validation", &e));
     let constants =
@@ -107,12 +118,15 @@ fn translations(variant: &Variant, source: &str) -> Vec<(&'static str, Vec<u8>)>
         (false, ["unchecked.spv", "unchecked.metal", "unchecked.hlsl"]),
         (true, ["checked.spv", "checked.metal", "checked.hlsl"]),
     ] {
-        let words = to_spirv(&module, &info, checked).unwrap_or_else(|e| fail(spirv, &e));
+        let words = to_spirv(variant, &module, &info, checked).unwrap_or_else(|e| fail(spirv, &e));
         files.push((spirv, bytemuck::cast_slice(&words).to_vec()));
         let text = to_msl(variant, &module, &info, checked).unwrap_or_else(|e| fail(metal, &e));
         files.push((metal, text.into_bytes()));
         let text = to_hlsl(variant, &module, &info, checked).unwrap_or_else(|e| fail(hlsl, &e));
         files.push((hlsl, text.into_bytes()));
+    }
+    if variant.wide {
+        return files;
     }
     let text = to_glsl(variant, &module, &info).unwrap_or_else(|e| fail("glsl", &e));
     files.push(("plain.comp", text.into_bytes()));
@@ -139,12 +153,18 @@ fn bindings(variant: &Variant) -> Vec<(ResourceBinding, bool)> {
 }
 
 /// Vulkan 1.0's language, the oldest that wgpu writes.
-fn to_spirv(module: &Module, info: &ModuleInfo, checked: bool) -> Result<Vec<u32>, spv::Error> {
+fn to_spirv(
+    variant: &Variant,
+    module: &Module,
+    info: &ModuleInfo,
+    checked: bool,
+) -> Result<Vec<u32>, spv::Error> {
+    let wide = variant.wide.then_some(spv::Capability::Int64);
     let options = spv::Options {
         lang_version: (1, 0),
         flags: spv::WriterFlags::LABEL_VARYINGS | spv::WriterFlags::FORCE_POINT_SIZE,
         fake_missing_bindings: true,
-        capabilities: Some([spv::Capability::Shader].into_iter().collect()),
+        capabilities: Some([spv::Capability::Shader].into_iter().chain(wide).collect()),
         bounds_check_policies: policies(checked),
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         force_loop_bounding: checked,
@@ -180,7 +200,8 @@ fn to_msl(
         sizes_buffer: Some(bindings.len() as u8),
     };
     let options = msl::Options {
-        lang_version: (2, 0),
+        // 64 bits came later.
+        lang_version: if variant.wide { (2, 3) } else { (2, 0) },
         per_entry_point_map: [(shader::ENTRY_POINT.to_string(), entry)].into_iter().collect(),
         fake_missing_bindings: false,
         bounds_check_policies: policies(checked),
@@ -223,7 +244,10 @@ fn to_hlsl(
         })
         .collect();
     let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V5_1,
+        shader_model: match variant.wide {
+            true => hlsl::ShaderModel::V6_0,
+            false => hlsl::ShaderModel::V5_1,
+        },
         binding_map,
         fake_missing_bindings: false,
         special_constants_binding: Some(hlsl::BindTarget { space: 1, ..Default::default() }),

@@ -15,9 +15,8 @@ fn bindings_are_what_naga_finds() {
     let kernels: BTreeSet<&str> = variants.iter().map(|v| v.kernel.name()).collect();
     assert_eq!(kernels.len(), 21, "a kernel is never planned: {kernels:?}");
     // WebGPU has no words of 64 bits, so that no other shader compiler is shown these.
-    let loads = |v: &&Variant| v.vector == 4 && v.slots.iter().any(|slot| slot.is_tensor());
-    let wide = variants.iter().filter(loads).map(|v| Variant { wide: true, ..*v });
-    let wide: Vec<Variant> = wide.collect();
+    let loads = variants.iter().filter(|v| variants::loads_tensors(v));
+    let wide: Vec<Variant> = loads.map(|v| Variant { wide: true, ..*v }).collect();
     assert!(!wide.is_empty() && variants.iter().all(|v| !v.wide));
     for variant in variants.iter().chain(&wide) {
         let source = shader::source(variant);

@@ -91,6 +91,11 @@ pub fn all() -> Vec<Variant> {
     all.found
 }
 
+/// Whether it could load tensors by 64 bits.
+pub fn loads_tensors(variant: &Variant) -> bool {
+    variant.vector == 4 && variant.slots.iter().any(|slot| slot.is_tensor())
+}
+
 #[derive(Default)]
 struct Variants {
     known: HashSet<Variant>,
