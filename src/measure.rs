@@ -24,8 +24,8 @@ struct Copy {
 }
 
 impl Gpu {
-    /// Measures what a dispatch costs and how fast memory is copied: some 10 ms, once per device. What
-    /// it gives is plain data, which can be saved and given back.
+    /// Measures what a dispatch costs and how fast memory is copied: some 100 ms on lavapipe, once per
+    /// device. What it gives is plain data, which can be saved and given back.
     ///
     /// Nothing is changed by it: hand the result to [`Tuning::refined`](crate::Tuning::refined), and
     /// that to [`Plan::with_tuning`](crate::Plan::with_tuning). Not in browsers, whose clocks are too
@@ -48,7 +48,7 @@ impl Gpu {
             |size: u64, microseconds: f64| 2.0 * size as f64 / microseconds / 1e3;
         let dispatch_us = self.microseconds(&copy(16, 1)?, &y, [8, 40]).await?;
         let size = ALONE.min(most);
-        let each = self.microseconds(&copy(size, 1)?, &y, [1, 3]).await?;
+        let each = self.microseconds(&copy(size, 1)?, &y, [2, 10]).await?;
         let alone = gigabytes_per_second(size, each);
         let mut copies = Vec::with_capacity(SIZES.len());
         for size in SIZES {

@@ -123,7 +123,7 @@ fn a_device_is_measured() {
     let measured = gpu.measure_blocking().unwrap();
     let took = start.elapsed();
     println!("{measured}, in {took:?}");
-    // Tests run beside it; alone it takes some 10 ms.
+    // Tests run beside it; alone it takes some 100 ms.
     assert!(took < Duration::from_secs(10), "{took:?}");
     let rates = measured.copies.iter().map(|copy| copy.gigabytes_per_second);
     for number in [measured.dispatch_us, measured.alone].into_iter().chain(rates) {
