@@ -372,7 +372,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Lays out again without the path of one dispatch, which would bind too many buffers.
+    /// Lays out again without the path of one dispatch, which would bind too many buffers, or has
+    /// nothing to gain where there is one pass anyway.
     fn split(&mut self) {
         if self.fused {
             self.lay_out(false);
@@ -584,6 +585,7 @@ impl<'a> Builder<'a> {
 
     pub(super) fn normalize(&mut self) {
         if !self.empty {
+            self.split();
             self.path = "one pass with the saved statistics";
             self.apply();
         }
@@ -668,6 +670,7 @@ impl<'a> Builder<'a> {
             self.push(Kernel::FinalizeStatistics, moments, self.finalize_workgroups(), 0);
             return;
         }
+        self.split();
         self.path = "partial statistics of every channel, then a merge of them";
         self.measure(moments);
     }
@@ -676,6 +679,7 @@ impl<'a> Builder<'a> {
         if self.empty {
             return;
         }
+        self.split();
         self.path = "one pass with the running statistics";
         self.weighted = false;
         let inputs = Slots::of(&[Slot::X, Slot::RunningMean, Slot::RunningVar]);
@@ -841,6 +845,7 @@ impl<'a> Builder<'a> {
     pub(super) fn gradient(&mut self) {
         let Wanted { dx, dz, .. } = self.wanted();
         if dx {
+            self.split();
             self.path = "one pass with the sums of all shards";
             self.slope(dz, Slot::Sums);
         }
@@ -935,6 +940,7 @@ impl<'a> Builder<'a> {
             self.zero_gradients(parameters);
             return;
         }
+        self.split();
         let (incoming, _) = self.incoming(true);
         let sums = Slots::default()
             .with(parameters != Slots::default(), Slot::Scratch)
