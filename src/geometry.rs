@@ -186,7 +186,8 @@ impl Geometry {
     /// `outer`.
     pub(crate) fn groups(&self, groups: u64) -> Self {
         let inner = self.channels / groups * self.inner;
-        Self { outer: 1, channels: self.outer * groups, inner }
+        // No channels part into any number of groups, which are none.
+        Self { outer: 1, channels: self.outer * groups.min(self.channels), inner }
     }
 
     /// The same memory with a channel for each row.

@@ -334,6 +334,25 @@ fn an_empty_batch() {
     assert!(output.y.is_empty() && output.saved.mean.is_empty());
 }
 
+/// No channels part into any number of groups, however large: a product of both once overflowed.
+#[test]
+fn no_channels() {
+    let Some(gpu) = gpu() else { return };
+    let config = Config { groups: u64::MAX, ..Config::pytorch() };
+    let (x, axis) = (ArrayD::zeros(vec![3, 0, 4]), ChannelAxis::First);
+    let output = gpu.group_norm_blocking(&Input::new(x.view(), axis), &config).unwrap();
+    assert!(output.y.is_empty() && output.saved.mean.is_empty());
+    let input = Input::new(x.view(), axis);
+    let back = gpu.group_norm_backward_blocking(&input, x.view(), &output.saved, &config).unwrap();
+    assert!(back.dx.unwrap().is_empty());
+    let (x, none) = (x.mapv(f64::from), None);
+    let input =
+        reference::Input { x: x.view(), axis, gamma: none, beta: none, z: None, weights: None };
+    let f = reference::group_norm(&input, &config).unwrap();
+    assert!(f.y.is_empty() && f.mean.is_empty());
+    assert!(reference::group_norm_backward(&input, x.view(), &config).unwrap().dx.is_empty());
+}
+
 /// The host form gives what the embedding form gives.
 #[test]
 fn arrays_in_arrays_out() {
