@@ -6,8 +6,9 @@
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use wgpu_batchnorm::{
-    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, FrozenBackward,
-    Geometry, Gradients, Infer, MAX_ITERATIONS, Mask, Memory, NonFinite, Operation, Plan,
+    Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, Finalize,
+    FrozenBackward, Geometry, Gradient, Gradients, GroupNorm, GroupNormBackward, Infer, Kernel,
+    MAX_ITERATIONS, Mask, Memory, NonFinite, Normalize, Operation, Plan, Reduce, Renorm,
     RunningVariance, SingleValue, Slot, Statistics, Train, Tuning, Update, shader,
 };
 
@@ -18,6 +19,8 @@ struct Question {
     epsilon: f64,
     weight: f64,
     choices: [u8; 4],
+    renorm: Option<[f64; 2]>,
+    groups: Groups,
     flags: u16,
     caps: [Size; 4],
     tuning: Option<[Size; 9]>,
@@ -38,6 +41,14 @@ enum Axis {
     At(i8),
     Any(isize),
     PerActivation,
+}
+
+/// As many as there are channels, a number that may divide them, or anything.
+#[derive(Arbitrary, Debug)]
+enum Groups {
+    Channels,
+    Small(u8),
+    Any(u64),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -88,7 +99,9 @@ fn examine<O: Operation>(
     let slots = plan.slots();
     for (slot, size) in &slots {
         assert_eq!(*size, plan.slot_size(*slot));
-        assert!(*size > 0 && *size <= caps.max_storage_binding_size, "{text}");
+        let bound = plan.binding_size(*slot);
+        assert!(bound > 0 && bound <= *size, "{slot} binds {bound} of {size}: {text}");
+        assert!(bound <= caps.max_storage_binding_size, "{slot} binds {bound}: {text}");
     }
     let size_of = |slot| slots.iter().find(|(s, _)| *s == slot).map_or(0, |(_, size)| *size);
     for stage in plan.stages() {
@@ -100,6 +113,14 @@ fn examine<O: Operation>(
         let count = u64::from(p.workgroup_count);
         assert!(x * y >= count && x * y < count + y, "{text}");
         assert!(v.workgroup_size <= caps.max_workgroup_size && v.group_size <= v.workgroup_size);
+        if let Some(window) = &stage.window {
+            let size = geometry.len() * config.element.size();
+            assert!(window.start < window.end && window.end <= size.next_multiple_of(4), "{text}");
+            // Every device's alignment is a power of two.
+            if caps.storage_alignment.is_power_of_two() {
+                assert_eq!(window.start % u64::from(caps.storage_alignment), 0, "{text}");
+            }
+        }
         for binding in shader::bindings(v) {
             assert!(size_of(binding.slot) > 0, "{:?} binds {}: {text}", v.kernel, binding.slot);
         }
@@ -115,7 +136,9 @@ fn examine<O: Operation>(
         }
         if v.slots.contains(Slot::Scratch) {
             assert!(plan.scratch_size() >= 8 * u64::from(p.plane), "{text}");
-            let planes = u64::from(p.chunk_count) * u64::from(p.width);
+            // Rows are merged by runs of neighbours.
+            let run = if v.kernel == Kernel::MergeRows { p.per_chunk } else { 1 };
+            let planes = u64::from(p.chunk_count) * u64::from(p.width) * u64::from(run);
             assert_eq!(u64::from(p.plane), planes, "{text}");
         }
     }
@@ -163,6 +186,12 @@ fuzz_target!(|bytes: &[u8]| {
         activation: [Activation::None, Activation::Relu, Activation::RELU6, Activation::Silu]
             [usize::from(q.choices[1] / 3 % 4)],
         residual: flag(15),
+        renorm: q.renorm.map(|[rmax, dmax]| Renorm { rmax, dmax }),
+        groups: match q.groups {
+            Groups::Channels => geometry.channels(),
+            Groups::Small(groups) => groups.into(),
+            Groups::Any(groups) => groups,
+        },
         mask: [Mask::Auto, Mask::Bits, Mask::Recompute][usize::from(q.choices[1] / 12 % 3)],
         ..Config::pytorch()
     };
@@ -199,4 +228,10 @@ fuzz_target!(|bytes: &[u8]| {
     examine::<Backward>(geometry, &config, &caps, tuning);
     examine::<FrozenBackward>(geometry, &config, &caps, tuning);
     examine::<Statistics>(geometry, &config, &caps, tuning);
+    examine::<Finalize>(geometry, &config, &caps, tuning);
+    examine::<Normalize>(geometry, &config, &caps, tuning);
+    examine::<Reduce>(geometry, &config, &caps, tuning);
+    examine::<Gradient>(geometry, &config, &caps, tuning);
+    examine::<GroupNorm>(geometry, &config, &caps, tuning);
+    examine::<GroupNormBackward>(geometry, &config, &caps, tuning);
 });
