@@ -27,7 +27,9 @@ fn save_renorm(channel: u32, center: Center, m: Moments) {
     let c = params.channel_count;
     let deviation = sqrt(m.variance + params.epsilon);
     let running_deviation = sqrt(load_running_var(channel) + params.epsilon);
-    let distance = opaque(center.mean - load_running_mean(channel)) + center.rest;
+    // An infinite mean has no rest.
+    let rest = select(0.0, center.rest, is_finite(center.mean));
+    let distance = opaque(center.mean - load_running_mean(channel)) + rest;
     let r = clamped(deviation / running_deviation, params.rmin, params.rmax);
     let d = clamped(distance / running_deviation, -params.dmax, params.dmax);
     store_saved(4u * c + channel, select(0.0, r, m.count > Count(0)));
