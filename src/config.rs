@@ -263,7 +263,7 @@ pub struct Config {
     /// Into how many groups group normalization parts the channels: 1 is layer normalization, as many
     /// as channels is instance normalization. Batch normalization does not look at it.
     pub groups: u64,
-    /// Batch renormalization. Inference and its backward do not look at it.
+    /// Batch renormalization. Inference, its backward and group normalization do not look at it.
     pub renorm: Option<Renorm>,
     /// Weigh every position in the batch's statistics: the slot `weights`, `[outer, inner]`, f32 ≥ 0
     /// whatever the element. With W = Σw over the batch, `μ = Σw·x/W` and `σ² = Σw·(x−μ)²/W`, and W

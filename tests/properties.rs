@@ -17,10 +17,13 @@ use wgpu_batchnorm::reference::{self, Running};
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Bind, Caps, ChannelAxis, Class, Config, Element, FrozenBackward,
     Gpu, Gradients, Infer, Input, KernelOptions, Kernels, Mask, Memory, Moments, NonFinite, Plan,
-    RunningStatistics, RunningVariance, SingleValue, Slot, Statistics, Train, Tuning, Update,
+    Renorm, RunningStatistics, RunningVariance, SingleValue, Slot, Statistics, Train, Tuning,
+    Update,
 };
 
-use crate::common::check::{self, Oracle, compare_frozen, compare_statistics, compare_training};
+use crate::common::check::{
+    self, Oracle, compare_frozen, compare_grouped, compare_statistics, compare_training,
+};
 use crate::common::compare::{self, Bounds, Center, Comparison, places, slope};
 use crate::common::data::{Case, Data, Random, shards};
 use crate::common::runner::{self, Contents, Results, bits, floats};
@@ -29,7 +32,7 @@ use crate::common::{gpu, runner::inputs};
 type Property = fn(&Gpu, &Setup) -> Result<(), String>;
 
 /// Every property: its name, how many cases are tried, what must hold.
-const PROPERTIES: [(&str, u32, Property); 18] = [
+const PROPERTIES: [(&str, u32, Property); 19] = [
     ("oracle", 128, oracle),
     ("alone", 64, alone),
     ("split", 48, split),
@@ -48,20 +51,29 @@ const PROPERTIES: [(&str, u32, Property); 18] = [
     ("slopes", 96, slopes),
     ("host", 64, host),
     ("conventions", 32, conventions),
+    ("grouped", 96, grouped),
 ];
 
 /// Lines that once failed, or that a change of code should not fail.
-const LINES: [&str; 4] = [
+const LINES: [&str; 7] = [
     // The variance was infinite where the infinite value came outside a set of four.
-    "oracle shape=3x7x9x5 axis=3 element=f32 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto \
+    "oracle shape=3x7x9x5 axis=3 element=f32 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto renorm=none \
      memory=separate gradients=xgb tuning=8,256,64,64,8192,0,8,256,32 seed=8 mean=1 std=2 bad=inf@940",
-    "alone shape=192x8 axis=-1 element=f32 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto \
+    "alone shape=192x8 axis=-1 element=f32 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=none residual=false mask=auto renorm=none \
      memory=separate gradients=xgb tuning=none seed=8 mean=1 std=2 bad=-inf@1535",
-    "oracle shape=5x2x7 axis=act element=f32 eps=0.1 update=cumulative var=population keep=true affine= activation=none residual=false mask=auto \
+    "oracle shape=5x2x7 axis=act element=f32 eps=0.1 update=cumulative var=population keep=true affine= activation=none residual=false mask=auto renorm=none \
      memory=arena gradients=g tuning=16,40,1,1,0,0,1,0,4 seed=1 mean=-10000000 std=1 bad=none",
     // Odd rows, odd channels and an odd count of halves, whose words two workgroups share.
-    "oracle shape=3x5x7 axis=1 element=f16 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=relu residual=true mask=bits \
+    "oracle shape=3x5x7 axis=1 element=f16 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=relu residual=true mask=bits renorm=none \
      memory=arena gradients=xgbz tuning=4,40,1,1,0,400,1,0,4 seed=3 mean=1 std=2 bad=nan@50",
+    // d was NaN where the mean was infinite, for a rest that was NaN.
+    "oracle shape=1 axis=0 element=f32 eps=1e0 update=rate:0.1 var=population keep=false affine= activation=none residual=false mask=auto renorm=1,0 \
+     memory=separate gradients= tuning=none seed=0 mean=0 std=1 bad=inf@0",
+    // Renormalized halves; and group normalization over columns of one value each.
+    "oracle shape=3x5x7 axis=1 element=bf16 eps=1e-5 update=rate:0.1 var=unbiased keep=false affine=gb activation=relu residual=true mask=bits renorm=3,5 \
+     memory=arena gradients=xgbz tuning=4,40,1,1,0,400,1,0,4 seed=3 mean=1 std=2 bad=nan@50",
+    "grouped shape=7x12 axis=-1 element=f16 eps=1e-5 update=none var=population keep=false affine=g activation=silu residual=true mask=auto renorm=none \
+     memory=inplace gradients=xgbz tuning=4,40,1,1,0,400,1,0,4 seed=2 mean=1 std=2 bad=none",
 ];
 
 /// Everything that makes a case, in one line.
@@ -109,9 +121,16 @@ impl Setup {
         self.with(|config| config.gradients = Gradients::ALL)
     }
 
+    /// And not renormalized, for what holds of the batch alone, whatever has run before.
+    fn of_the_batch(&self) -> Case {
+        let mut case = self.whole();
+        case.config.renorm = None;
+        case
+    }
+
     /// And in f32, for data that halves do not hold.
     fn single(&self) -> Case {
-        let mut case = self.whole();
+        let mut case = self.of_the_batch();
         case.config.element = Element::F32;
         case
     }
@@ -155,6 +174,7 @@ impl fmt::Display for Setup {
             Activation::Silu => "silu".to_string(),
             Activation::Custom(_) => panic!("bug: no random case has one"),
         };
+        let renorm = c.renorm.map_or("none".to_string(), |r| format!("{},{}", r.rmax, r.dmax));
         let tuning = self.case.tuning.as_ref().map_or("none".to_string(), |t| {
             let numbers = [
                 t.workgroup_size,
@@ -172,7 +192,7 @@ impl fmt::Display for Setup {
         write!(
             f,
             "shape={} axis={axis} element={} eps={:e} update={update} var={} keep={} affine={affine} \
-             activation={activation} residual={} mask={} memory={} gradients={gradients} tuning={tuning} seed={} mean={} std={} bad={}",
+             activation={activation} residual={} mask={} renorm={renorm} memory={} gradients={gradients} tuning={tuning} seed={} mean={} std={} bad={}",
             join(shape, "x"),
             c.element.name(),
             c.epsilon,
@@ -244,6 +264,10 @@ impl FromStr for Setup {
                 "bits" => Mask::Bits,
                 "recompute" => Mask::Recompute,
                 _ => Mask::Auto,
+            },
+            renorm: match field("renorm")?.split_once(',') {
+                Some((rmax, dmax)) => Some(Renorm { rmax: number(rmax)?, dmax: number(dmax)? }),
+                None => None,
             },
             memory: match field("memory")? {
                 "inplace" => Memory::InPlace,
@@ -324,13 +348,16 @@ fn configs() -> impl Strategy<Value = Config> {
     ];
     let mask = select(vec![Mask::Auto, Mask::Bits, Mask::Recompute]);
     let epilogue = (activation, mask);
+    let renorm = select(vec![(1.0, 0.0), (3.0, 5.0), (1.5, 0.25)])
+        .prop_map(|(rmax, dmax)| Renorm { rmax, dmax });
+    let renorm = prop::option::weighted(0.3, renorm);
     let element = prop_oneof![
         2 => Just(Element::F32),
         1 => Just(Element::F16),
         1 => Just(Element::Bf16),
     ];
-    let all = (0..8i32, update, any::<[bool; 9]>(), epilogue, (memory, element));
-    all.prop_map(|(epsilon, update, bits, (activation, mask), (memory, element))| {
+    let all = (0..8i32, update, any::<[bool; 9]>(), epilogue, (memory, element, renorm));
+    all.prop_map(|(epsilon, update, bits, (activation, mask), (memory, element, renorm))| {
         let [gamma, beta, unbiased, keep, x, dgamma, dbeta, residual, z] = bits;
         Config {
             element,
@@ -346,6 +373,8 @@ fn configs() -> impl Strategy<Value = Config> {
             activation,
             residual,
             mask,
+            // Which needs running statistics that move.
+            renorm: renorm.filter(|_| update != Update::None),
             memory,
             gradients: Gradients { x, gamma: dgamma, beta: dbeta, z, accumulate: false },
             ..Config::pytorch()
@@ -462,6 +491,7 @@ properties! {
     every_backward_is_the_slope_of_the_oracle: "slopes",
     the_host_form_gives_the_same_bits: "host",
     rate_and_decay_are_two_words_for_one: "conventions",
+    group_normalization_agrees_with_the_oracle: "grouped",
 }
 
 fn run_line(gpu: &Gpu, line: &str) {
@@ -636,7 +666,7 @@ fn with(gpu: &Gpu, kernels: &Kernels, caps: &Caps, case: &Case, data: &Data) -> 
         outputs(gpu, kernels, plan, inputs)
     }
     let mut inputs = inputs(data);
-    let saved = data.x.iter().cycle().take(4 * data.gamma.len());
+    let saved = data.x.iter().cycle().take(6 * data.gamma.len());
     inputs.insert(Slot::Saved, saved.map(|v| v.to_bits()).collect());
     let mask = data.x.iter().step_by(32);
     inputs.insert(Slot::Mask, mask.map(|v| v.to_bits()).collect());
@@ -685,7 +715,7 @@ fn memory(gpu: &Gpu, s: &Setup) -> Result<(), String> {
 
 /// Σdx = 0, and Σdx·x̂ = 0 but for ε: a shift or a scale of x would change nothing.
 fn centered(gpu: &Gpu, s: &Setup) -> Result<(), String> {
-    let (case, data) = (s.whole(), s.data());
+    let (case, data) = (s.of_the_batch(), s.data());
     let oracle = Oracle::new(&case, &data);
     let f = reference::train(&oracle.input(&case), &oracle.running, &case.config).unwrap();
     let g = reference::backward(&oracle.input(&case), oracle.dy.view(), &case.config).unwrap();
@@ -955,6 +985,7 @@ fn slopes(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     // With corners there is no slope; tests/epilogue.rs has the others.
     let case = s.with(|config| {
         config.element = Element::F32;
+        config.renorm = None;
         config.gradients = Gradients::ALL;
         (config.activation, config.residual) = (Activation::None, false);
     });
@@ -1126,6 +1157,17 @@ fn conventions(gpu: &Gpu, s: &Setup) -> Result<(), String> {
         agree(Update::Rate(rate), Update::Decay(1.0 - rate))?;
     }
     agree(Update::Cumulative, Update::Rate(1.0 / f64::from(data.batches + 1)))
+}
+
+/// Group normalization and its backward, by a number of groups that the seed picks, within the
+/// derived bounds of the oracle.
+fn grouped(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let (data, _) = s.bad_data();
+    let channels = s.case.geometry().channels();
+    let divisors: Vec<u64> = (1..=channels).filter(|n| channels.is_multiple_of(*n)).collect();
+    let groups = divisors[usize::from(s.seed) % divisors.len()];
+    let case = s.with(|config| (config.groups, config.renorm) = (groups, None));
+    compare_grouped(&case, &data, &runner::grouped(gpu, &case, &data))
 }
 
 /// A hundred runs of every operation give the same bits, alone and while the processor and the
