@@ -376,7 +376,9 @@ impl Bounds {
                     let group = channel / (c / groups.channels.len());
                     let (g, error) = (&groups.channels[group], groups.variance_errors[group]);
                     let variance = g.inv_std.powi(-2) - config.epsilon;
-                    (g.mean, variance.max(0.0), g.mean_error, g.split_error, error)
+                    // Not `max`, which would lose a NaN.
+                    let variance = if variance < 0.0 { 0.0 } else { variance };
+                    (g.mean, variance, g.mean_error, g.split_error, error)
                 }
                 Center::Running { mean, var } => {
                     let (mean, var) = (f64::from(mean[channel]), f64::from(var[channel]));
