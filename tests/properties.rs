@@ -32,7 +32,7 @@ use crate::common::{gpu, runner::inputs};
 type Property = fn(&Gpu, &Setup) -> Result<(), String>;
 
 /// Every property: its name, how many cases are tried, what must hold.
-const PROPERTIES: [(&str, u32, Property); 19] = [
+const PROPERTIES: [(&str, u32, Property); 20] = [
     ("oracle", 128, oracle),
     ("alone", 64, alone),
     ("split", 48, split),
@@ -52,6 +52,7 @@ const PROPERTIES: [(&str, u32, Property); 19] = [
     ("host", 64, host),
     ("conventions", 32, conventions),
     ("grouped", 96, grouped),
+    ("weighted", 96, weighted),
 ];
 
 /// Lines that once failed, or that a change of code should not fail.
@@ -492,6 +493,7 @@ properties! {
     the_host_form_gives_the_same_bits: "host",
     rate_and_decay_are_two_words_for_one: "conventions",
     group_normalization_agrees_with_the_oracle: "grouped",
+    weighted_statistics_agree_with_the_oracle: "weighted",
 }
 
 fn run_line(gpu: &Gpu, line: &str) {
@@ -1168,6 +1170,25 @@ fn grouped(gpu: &Gpu, s: &Setup) -> Result<(), String> {
     let groups = divisors[usize::from(s.seed) % divisors.len()];
     let case = s.with(|config| (config.groups, config.renorm) = (groups, None));
     compare_grouped(&case, &data, &runner::grouped(gpu, &case, &data))
+}
+
+/// Weights of any size, a third of them 0, in all operations that know them.
+fn weighted(gpu: &Gpu, s: &Setup) -> Result<(), String> {
+    let case = s.with(|config| config.weights = true);
+    let (n, mut random) = (case.geometry().values_per_channel(), Random(u64::from(s.seed)));
+    let mut data = s.data();
+    data.weights = (0..n)
+        .map(|i| match random.unit() {
+            // One of them counts.
+            _ if i == u64::from(s.seed) % n => 1.0,
+            weight if weight < 1.0 / 3.0 => 0.0,
+            weight => (weight * [1e-3, 1.0, 1e3][usize::from(s.seed) % 3]) as f32,
+        })
+        .collect();
+    let results = runner::train(gpu, &case, &data);
+    compare_training(&case, &data, &results)?;
+    let slot = runner::statistics(gpu, &case, &data);
+    compare_statistics(&case, &data, &Moments::from_slot(&slot).unwrap())
 }
 
 /// A hundred runs of every operation give the same bits, alone and while the processor and the
