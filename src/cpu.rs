@@ -168,12 +168,15 @@ pub fn train(geometry: Geometry, config: &Config, slices: TrainSlices<'_>) -> Re
         *batches
     });
     let view = View::new(&geometry);
-    let center = |reduced: Reduced| Statistics::of(reduced, geometry).center(config.epsilon);
-    let finish = |c: usize, r: Reduced| center(r).line(gamma.map(|g| g[c]), beta.map(|b| b[c]));
-    let reduced = view.sweep(&Moments { x, view }, &finish, Some(&Line::new(x, y)));
-    let channels = reduced.len();
-    for (c, &reduced) in reduced.iter().enumerate() {
-        let Center { mean, rest, inv_std } = center(reduced);
+    let finish = |c: usize, reduced: Reduced| {
+        let statistics = Statistics::of(reduced, geometry);
+        let center = statistics.center(config.epsilon);
+        ((statistics, center), center.line(gamma.map(|g| g[c]), beta.map(|b| b[c])))
+    };
+    let kept = view.sweep(&Moments::new(x, view), &finish, Some(&Line::new(x, y)));
+    let channels = kept.len();
+    for (c, (_, center)) in kept.iter().enumerate() {
+        let Center { mean, rest, inv_std } = *center;
         saved[c] = mean;
         saved[channels + c] = rest;
         saved[2 * channels + c] = inv_std as f32;
@@ -190,8 +193,7 @@ pub fn train(geometry: Geometry, config: &Config, slices: TrainSlices<'_>) -> Re
             Update::None => (1.0, 0.0),
         };
         let factor = config.running_variance.factor(geometry.values_per_channel() as f64);
-        for ((&reduced, mean), var) in reduced.iter().zip(mean).zip(var) {
-            let batch = Statistics::of(reduced, geometry);
+        for ((&(batch, _), mean), var) in kept.iter().zip(mean).zip(var) {
             let finite = batch.mean.is_finite() && (batch.variance as f32).is_finite();
             if finite || config.non_finite == NonFinite::Propagate {
                 *mean = (keep * f64::from(*mean) + rate * batch.mean) as f32;
@@ -249,11 +251,14 @@ pub fn backward(
     let (mean, rest, inv_std, counts) = (plane(0), plane(1), plane(2), plane(3));
     let center = |c: usize| Center { mean: mean[c], rest: rest[c], inv_std: f64::from(inv_std[c]) };
     let view = View::new(&geometry);
-    let finish =
-        |c: usize, r: Reduced| center(c).slope(gamma.map(|g| g[c]), r.sums, f64::from(counts[c]));
-    let slope = dx.map(|dx| Slope { x, dy, dx: Output::new(dx) });
-    let reduced = view.sweep(&Products { x, dy, mean }, &finish, slope.as_ref());
-    store_gradients(config, &reduced, center, dgamma, dbeta);
+    let finish = |c: usize, r: Reduced| {
+        let center = center(c);
+        let slope = center.slope(gamma.map(|g| g[c]), r.sums, f64::from(counts[c]));
+        (center.gradients(r.sums), slope)
+    };
+    let slope = dx.map(|dx| Slope { x, dy, dx: Output::new(dx, 3) });
+    let gradients = view.sweep(&Products { x, dy, mean }, &finish, slope.as_ref());
+    store_gradients(config, &gradients, dgamma, dbeta);
     Ok(())
 }
 
@@ -294,8 +299,9 @@ pub fn frozen_backward(
     }
     // Without dgamma, what x is does not matter.
     let products = Products { x: x.unwrap_or(dy), dy, mean: running_mean };
-    let reduced = view.sweep(&products, &|c, _| constants(c), line.as_ref());
-    store_gradients(config, &reduced, center, dgamma, dbeta);
+    let finish = |c: usize, r: Reduced| (center(c).gradients(r.sums), constants(c));
+    let gradients = view.sweep(&products, &finish, line.as_ref());
+    store_gradients(config, &gradients, dgamma, dbeta);
     Ok(())
 }
 
@@ -318,10 +324,10 @@ pub fn statistics(
     }
     let view = View::new(&geometry);
     let none = None::<&Line<'_>>;
-    let reduced = view.sweep(&Moments { x, view }, &|_, _| [0.0; 4], none);
-    let channels = reduced.len();
-    for (c, &reduced) in reduced.iter().enumerate() {
-        let statistics = Statistics::of(reduced, geometry);
+    let finish = |_: usize, reduced: Reduced| (Statistics::of(reduced, geometry), [0.0; 4]);
+    let kept = view.sweep(&Moments::new(x, view), &finish, none);
+    let channels = kept.len();
+    for (c, statistics) in kept.iter().enumerate() {
         let center = statistics.center(config.epsilon);
         moments[c] = center.mean;
         moments[channels + c] = center.rest;
@@ -355,7 +361,7 @@ fn unsupported(config: &Config) -> Option<&'static str> {
 }
 
 /// A channel's batch mean and population variance.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Statistics {
     mean: f64,
     variance: f64,
@@ -380,7 +386,7 @@ impl Statistics {
 }
 
 /// What a channel is normalized with: `((x − mean) − rest)·inv_std`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Center {
     mean: f32,
     rest: f32,
@@ -411,6 +417,12 @@ impl Center {
         [dy, dyx - f64::from(self.rest) * dy]
     }
 
+    /// dgamma and dbeta, of the sums relative to `mean`.
+    fn gradients(self, sums: Sums) -> [f64; 2] {
+        let [dy, dyx] = self.whole(sums);
+        [dyx * self.inv_std, dy]
+    }
+
     /// `dx = scale·((dy − offset) − (x − mean)·factor)`, with `factor = i²·S₂/n` and
     /// `offset = S₁/n − rest·factor`.
     fn slope(self, gamma: Option<f32>, sums: Sums, n: f64) -> [f32; 4] {
@@ -423,21 +435,16 @@ impl Center {
 
 fn store_gradients(
     config: &Config,
-    reduced: &[Reduced],
-    center: impl Fn(usize) -> Center,
+    gradients: &[[f64; 2]],
     dgamma: Option<&mut [f32]>,
     dbeta: Option<&mut [f32]>,
 ) {
     let accumulate = config.gradients.accumulate;
-    let store = |to: &mut f32, gradient: f64| {
-        *to = if accumulate { *to + gradient as f32 } else { gradient as f32 };
-    };
-    for (c, to) in dgamma.into_iter().flatten().enumerate() {
-        let center = center(c);
-        store(to, center.whole(reduced[c].sums)[1] * center.inv_std);
-    }
-    for (to, reduced) in dbeta.into_iter().flatten().zip(reduced) {
-        store(to, reduced.sums[0]);
+    for (i, to) in [dgamma, dbeta].into_iter().enumerate() {
+        for (to, gradients) in to.into_iter().flatten().zip(gradients) {
+            let gradient = gradients[i] as f32;
+            *to = if accumulate { *to + gradient } else { gradient };
+        }
     }
 }
 
@@ -452,6 +459,15 @@ fn no_gradients(config: &Config, dgamma: Option<&mut [f32]>, dbeta: Option<&mut 
 struct Moments<'a> {
     x: &'a [f32],
     view: View,
+    /// Where the first channel's first, a middle and the last value lie.
+    places: [usize; 3],
+}
+
+impl<'a> Moments<'a> {
+    fn new(x: &'a [f32], view: View) -> Self {
+        let n = view.values_per_channel();
+        Self { x, view, places: [0, n / 2, n - 1].map(|i| view.place(i)) }
+    }
 }
 
 impl Reduce for Moments<'_> {
@@ -460,14 +476,15 @@ impl Reduce for Moments<'_> {
     /// The median of the first, a middle and the last value, or of those of them that are finite:
     /// one of them may be an outlier.
     fn shift(&self, channel: usize) -> f32 {
-        let n = self.view.values_per_channel();
-        let mut values = [0, n / 2, n - 1].map(|i| self.x[self.view.place(channel, i)]);
-        let Some(finite) = values.into_iter().find(|value| value.is_finite()) else { return 0.0 };
-        for value in values.iter_mut().filter(|value| !value.is_finite()) {
-            *value = finite;
+        let mut values = self.places.map(|place| self.x[place + channel * self.view.inner]);
+        if values.iter().any(|value| !value.is_finite()) {
+            let Some(finite) = values.into_iter().find(|value| value.is_finite()) else {
+                return 0.0;
+            };
+            values = values.map(|value| if value.is_finite() { value } else { finite });
         }
-        values.sort_by(f32::total_cmp);
-        values[1]
+        let [a, b, c] = values;
+        a.min(b).max(a.max(b).min(c))
     }
 
     fn runs(&self, runs: Runs, shift: f32) -> Sums {
@@ -481,9 +498,9 @@ impl Reduce for Moments<'_> {
     /// Squares lose what the mean lies from the shift. Farther than 4 deviations, it is the mean.
     fn better_shift(&self, shift: f32, [sum, squares]: Sums) -> Option<f32> {
         let n = self.view.values_per_channel() as f64;
-        let (apart, square) = (sum / n, squares / f64::from(SQUARE_SCALE) / n);
-        let mean = (f64::from(shift) + apart) as f32;
-        let is_far = square.is_finite() && 17.0 * apart * apart > 16.0 * square;
+        let squares = squares / f64::from(SQUARE_SCALE);
+        let is_far = squares.is_finite() && 17.0 * sum * sum > 16.0 * n * squares;
+        let mean = (f64::from(shift) + sum / n) as f32;
         (is_far && mean.is_finite() && mean != shift).then_some(mean)
     }
 }
@@ -523,24 +540,24 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn new(x: &'a [f32], y: &'a mut [f32]) -> Self {
-        Self { x, y: Output::new(y) }
+        Self { x, y: Output::new(y, 2) }
     }
 }
 
 #[allow(unsafe_code, reason = "threads write parts of one tensor that do not lie together")]
 impl Apply for Line<'_> {
     fn rows(&self, span: Range<usize>, inner: usize, table: &[[f32; 4]]) {
+        let x = &self.x[span.clone()];
+        let write = |y: &mut [f32], stream| loops::line_of_rows(x, y, inner, table, stream);
         // SAFETY: a sweep gives every span to one call.
-        unsafe {
-            self.y.write(span.clone(), |y| loops::line_of_rows(&self.x[span], y, inner, table));
-        }
+        unsafe { self.y.write(span, write) };
     }
 
-    fn columns(&self, span: Range<usize>, constants: [&[f32]; 4]) {
+    fn columns(&self, span: Range<usize>, width: usize, constants: [&[f32]; 4]) {
+        let x = &self.x[span.clone()];
+        let write = |y: &mut [f32], stream| loops::line_of_columns(x, y, width, constants, stream);
         // SAFETY: a sweep gives every span to one call.
-        unsafe {
-            self.y.write(span.clone(), |y| loops::line_of_columns(&self.x[span], y, constants));
-        }
+        unsafe { self.y.write(span, write) };
     }
 }
 
@@ -554,15 +571,18 @@ struct Slope<'a> {
 #[allow(unsafe_code, reason = "threads write parts of one tensor that do not lie together")]
 impl Apply for Slope<'_> {
     fn rows(&self, span: Range<usize>, inner: usize, table: &[[f32; 4]]) {
-        // SAFETY: a sweep gives every span to one call.
         let (x, dy) = (&self.x[span.clone()], &self.dy[span.clone()]);
-        unsafe { self.dx.write(span, |dx| loops::slope_of_rows(x, dy, dx, inner, table)) };
+        let write = |dx: &mut [f32], stream| loops::slope_of_rows(x, dy, dx, inner, table, stream);
+        // SAFETY: a sweep gives every span to one call.
+        unsafe { self.dx.write(span, write) };
     }
 
-    fn columns(&self, span: Range<usize>, constants: [&[f32]; 4]) {
-        // SAFETY: a sweep gives every span to one call.
+    fn columns(&self, span: Range<usize>, width: usize, constants: [&[f32]; 4]) {
         let (x, dy) = (&self.x[span.clone()], &self.dy[span.clone()]);
-        unsafe { self.dx.write(span, |dx| loops::slope_of_columns(x, dy, dx, constants)) };
+        let write =
+            |dx: &mut [f32], stream| loops::slope_of_columns(x, dy, dx, width, constants, stream);
+        // SAFETY: a sweep gives every span to one call.
+        unsafe { self.dx.write(span, write) };
     }
 }
 

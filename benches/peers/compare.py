@@ -42,10 +42,10 @@ class Peer:
 
 
 def compare(case, operation, answers):
-    """All peers have computed the same."""
+    """All peers have computed the same, as well as f32 sums of millions do (oneDNN: 1e-3)."""
     for values in zip(*(answer["samples"] for answer in answers)):
         apart = max(values) - min(values)
-        if not apart <= 1e-4 * (1 + max(map(abs, values))):
+        if not apart <= 5e-3 * (1 + max(map(abs, values))):
             sys.exit(f"{case} {operation}: the peers disagree: {values}")
 
 
@@ -57,8 +57,9 @@ def measure(peers, case, options):
         compare(case, operation, first)
         once = [peer.run(case, operation, 1)["seconds"] for peer in peers]
         counts = [min(max(int(options.batch * 1e-3 / max(s, 1e-6)), 1), 2000) for s in once]
+        runs = list(zip(peers, counts))
         rounds = [
-            [peer.run(case, operation, count)["seconds"] * 1e3 for peer, count in zip(peers, counts)]
+            [peer.run(case, operation, count)["seconds"] * 1e3 for peer, count in runs]
             for _ in range(options.rounds)
         ]
         times[operation] = list(zip(*rounds))
@@ -99,9 +100,10 @@ def main():
     peers = [Peer(name, command, options.threads) for name, command in commands.items()]
     versions = [peer.read()["version"] for peer in peers]
     print(f"{cpu_name()}, {options.threads} thread(s) each; {'; '.join(versions)}.")
-    print(f"Milliseconds, median (minimum) of {options.rounds} interleaved rounds.\n")
-    print("| shape | layout | operation | ours | PyTorch | oneDNN | better peer / ours |")
-    print("|---|---|---|---|---|---|---|")
+    print("Milliseconds of ours / PyTorch / oneDNN, medians (minima) of", end=" ")
+    print(f"{options.rounds} interleaved rounds.\n")
+    print(f"| shape | layout | {' | '.join(options.operations)} |")
+    print("|---" * (2 + len(options.operations)) + "|")
     ratios = {}
     for shape in options.shapes:
         for layout in options.layouts:
@@ -109,19 +111,18 @@ def main():
             if flat and layout == "nhwc":
                 continue
             order = "[N, C]" if flat else LAYOUTS[layout]
+            cells = []
             for operation, times in measure(peers, f"{shape} {layout}", options).items():
-                ratio = []
-                for pick in (statistics.median, min):
-                    own, *others = map(pick, times)
-                    ratio.append([min(others) / own] + [other / own for other in others])
+                both = [list(map(pick, times)) for pick in (statistics.median, min)]
+                medians, minima = (" / ".join(map(number, times)) for times in both)
+                cells.append(f"{medians} ({minima})")
+                ratio = [
+                    [min(others) / own] + [other / own for other in others]
+                    for own, *others in both
+                ]
                 for key in ((order, operation), ("all", operation)):
                     ratios.setdefault(key, []).append(ratio)
-                shown = [f"{number(statistics.median(t))} ({number(min(t))})" for t in times]
-                print(
-                    f"| {shape.replace('x', '×')} | {order} | {operation} | {' | '.join(shown)} "
-                    f"| {ratio[0][0]:.2f} ({ratio[1][0]:.2f}) |",
-                    flush=True,
-                )
+            print(f"| {shape.replace('x', '×')} | {order} | {' | '.join(cells)} |", flush=True)
     print("\nGeometric means of their time over ours: the better of the two, PyTorch, oneDNN; of")
     print("medians (of minima).\n")
     print(f"| | {' | '.join(options.operations)} |")

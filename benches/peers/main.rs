@@ -94,8 +94,7 @@ impl Case {
             "backward" => {
                 let [dgamma, dbeta] = &mut self.gradients;
                 let (dgamma, dbeta) = (Some(dgamma.as_mut_slice()), Some(dbeta.as_mut_slice()));
-                let slices =
-                    BackwardSlices { x, dy, dx: Some(out), gamma, dgamma, dbeta, saved };
+                let slices = BackwardSlices { x, dy, dx: Some(out), gamma, dgamma, dbeta, saved };
                 cpu::backward(*geometry, &self.config, slices)
             }
             other => return Err(format!("operation {other}: forward, inference or backward")),

@@ -12,7 +12,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::loops::{Block, DEPTH, Runs, Sums, TILE};
+use super::loops::{Block, DEPTH, LINE, Runs, Sums, TILE};
+use super::vector::LANES;
 use crate::geometry::Geometry;
 
 /// Fewest values of which several threads take a share: waking one costs some 10 µs.
@@ -26,8 +27,10 @@ const PIECE: usize = 1 << 15;
 const SHARE: usize = 1 << 16;
 /// Values that a thread's own cache (of 512 KiB, most often) holds along with what it writes.
 const RESIDENT: usize = 1 << 16;
-/// Columns side by side at least, where fewer channels are several rows in one.
-const MIN_WIDTH: usize = TILE / 2;
+/// Columns side by side, where fewer channels are several rows in one: a few vectors…
+const MIN_WIDTH: usize = 8 * LANES;
+/// …or many, where the last of them is not whole.
+const MIN_ODD_WIDTH: usize = 64 * LANES;
 /// Values in a chunk of columns…
 const CHUNK: usize = 1 << 17;
 /// …and its rows at least, so that partial sums are few.
@@ -49,9 +52,12 @@ pub(super) trait Reduce: Sync {
 pub(super) trait Apply: Sync {
     /// A span of rows of `inner` values; the first row's constants are `table`'s first.
     fn rows(&self, span: Range<usize>, inner: usize, table: &[[f32; 4]]);
-    /// A span of whole rows of columns (the last one may be short).
-    fn columns(&self, span: Range<usize>, constants: [&[f32]; 4]);
+    /// A span of whole rows of `width` columns (the last one may be short).
+    fn columns(&self, span: Range<usize>, width: usize, constants: [&[f32]; 4]);
 }
+
+/// What a channel's sums come to: what the operation keeps, and the constants to write with.
+pub(super) type Finished<T> = (T, [f32; 4]);
 
 /// A channel's sums, and what they are relative to.
 #[derive(Clone, Copy, Default)]
@@ -114,9 +120,9 @@ impl View {
         (self.len() / (4 * rayon::current_num_threads())).clamp(SHARE / 16, SHARE)
     }
 
-    /// Where the i-th value of a channel lies.
-    pub(super) fn place(&self, channel: usize, i: usize) -> usize {
-        (i / self.inner * self.channels + channel) * self.inner + i % self.inner
+    /// Where the i-th value of the first channel lies.
+    pub(super) fn place(&self, i: usize) -> usize {
+        i / self.inner * self.channels * self.inner + i % self.inner
     }
 
     pub(super) fn values_per_channel(&self) -> usize {
@@ -124,20 +130,20 @@ impl View {
     }
 
     /// Reduces every channel, and writes it with the constants that `finish` makes of its sums.
-    pub(super) fn sweep(
+    pub(super) fn sweep<T: Copy + Default + Send>(
         &self,
         reduce: &impl Reduce,
-        finish: &(impl Fn(usize, Reduced) -> [f32; 4] + Sync),
+        finish: &(impl Fn(usize, Reduced) -> Finished<T> + Sync),
         apply: Option<&impl Apply>,
-    ) -> Vec<Reduced> {
+    ) -> Vec<T> {
         if self.is_columns() {
-            let reduced = Columns::new(self).reduce(reduce);
+            let columns = Columns::new(self);
+            let reduced = columns.reduce(reduce);
+            let (kept, table): (Vec<_>, Vec<_>) = finish_all(&reduced, finish);
             if let Some(apply) = apply {
-                let table: Vec<_> =
-                    reduced.iter().enumerate().map(|(c, r)| finish(c, *r)).collect();
-                Columns::new(self).apply(&table, apply);
+                columns.apply(&table, apply);
             }
-            return reduced;
+            return kept;
         }
         let threads = if self.is_parallel() { rayon::current_num_threads() } else { 1 };
         if threads > 1 && self.channels < 4 * threads && self.piece_count() > 1 {
@@ -177,36 +183,37 @@ impl View {
         });
     }
 
-    fn sweep_channels(
+    fn sweep_channels<T: Copy + Default + Send>(
         &self,
         reduce: &impl Reduce,
-        finish: &(impl Fn(usize, Reduced) -> [f32; 4] + Sync),
+        finish: &(impl Fn(usize, Reduced) -> Finished<T> + Sync),
         apply: Option<&impl Apply>,
         threads: usize,
-    ) -> Vec<Reduced> {
+    ) -> Vec<T> {
         let Self { outer, channels, inner } = *self;
         let resident = RESIDENT / (self.values_per_channel() * tensors(reduce));
         let group = resident.min(channels / (4 * threads)).max(1);
-        let task = |(i, reduced): (usize, &mut [Reduced])| {
+        let task = |(i, kept): (usize, &mut [T])| {
             let first = i * group;
-            let mut table = Vec::with_capacity(group);
-            for (channel, reduced) in (first..).zip(reduced.iter_mut()) {
-                *reduced = self.reduce_channel(channel, reduce);
-                table.push(finish(channel, *reduced));
+            let mut table = Vec::with_capacity(kept.len());
+            for (channel, keep) in (first..).zip(kept.iter_mut()) {
+                let (value, constants) = finish(channel, self.reduce_channel(channel, reduce));
+                *keep = value;
+                table.push(constants);
             }
             let Some(apply) = apply else { return };
             for o in (0..outer).rev() {
                 let start = (o * channels + first) * inner;
-                apply.rows(start..start + reduced.len() * inner, inner, &table);
+                apply.rows(start..start + kept.len() * inner, inner, &table);
             }
         };
-        let mut reduced = vec![Reduced::default(); channels];
+        let mut kept = vec![T::default(); channels];
         if threads > 1 {
-            reduced.par_chunks_mut(group).enumerate().with_max_len(1).for_each(task);
+            kept.par_chunks_mut(group).enumerate().with_max_len(1).for_each(task);
         } else {
-            reduced.chunks_mut(group).enumerate().for_each(task);
+            kept.chunks_mut(group).enumerate().for_each(task);
         }
-        reduced
+        kept
     }
 
     fn reduce_channel(&self, channel: usize, reduce: &impl Reduce) -> Reduced {
@@ -222,12 +229,12 @@ impl View {
         }
     }
 
-    fn sweep_pieces(
+    fn sweep_pieces<T>(
         &self,
         reduce: &impl Reduce,
-        finish: &(impl Fn(usize, Reduced) -> [f32; 4] + Sync),
+        finish: &(impl Fn(usize, Reduced) -> Finished<T> + Sync),
         apply: Option<&impl Apply>,
-    ) -> Vec<Reduced> {
+    ) -> Vec<T> {
         let pieces = self.piece_count();
         let reduce_by = |shifts: Vec<f32>| -> Vec<Reduced> {
             let parts = map(self.channels * pieces, true, |i| {
@@ -242,8 +249,8 @@ impl View {
         if let Some(shifts) = better_shifts(reduce, &reduced) {
             reduced = reduce_by(shifts);
         }
+        let (kept, table): (Vec<_>, Vec<_>) = finish_all(&reduced, finish);
         if let Some(apply) = apply {
-            let table: Vec<_> = reduced.iter().enumerate().map(|(c, r)| finish(c, *r)).collect();
             for_each(self.channels * pieces, true, |i| {
                 let i = self.channels * pieces - 1 - i;
                 let runs = self.piece(i / pieces, i % pieces);
@@ -254,7 +261,7 @@ impl View {
                 }
             });
         }
-        reduced
+        kept
     }
 
     /// Pieces of every channel: several whole rows each, or parts of one.
@@ -285,11 +292,18 @@ fn tensors<R: Reduce>(_: &R) -> usize {
     R::TENSORS
 }
 
+fn finish_all<T>(
+    reduced: &[Reduced],
+    finish: impl Fn(usize, Reduced) -> Finished<T>,
+) -> (Vec<T>, Vec<[f32; 4]>) {
+    reduced.iter().enumerate().map(|(channel, &reduced)| finish(channel, reduced)).unzip()
+}
+
 /// The shifts to reduce by once more, where one of them was bad.
 fn better_shifts(reduce: &impl Reduce, reduced: &[Reduced]) -> Option<Vec<f32>> {
-    let better: Vec<_> = reduced.iter().map(|r| reduce.better_shift(r.shift, r.sums)).collect();
-    let any = better.iter().any(Option::is_some);
-    any.then(|| better.iter().zip(reduced).map(|(b, r)| b.unwrap_or(r.shift)).collect())
+    let better = |r: &Reduced| reduce.better_shift(r.shift, r.sums);
+    let any = reduced.iter().any(|r| better(r).is_some());
+    any.then(|| reduced.iter().map(|r| better(r).unwrap_or(r.shift)).collect())
 }
 
 /// A tensor as rows of columns; the first `tail` columns have one row more.
@@ -303,47 +317,38 @@ struct Columns {
 impl Columns {
     fn new(view: &View) -> Self {
         let unit = view.channels * view.inner;
-        let width = (MIN_WIDTH / unit).min(view.outer / DEPTH).max(1) * unit;
+        let at_least = if unit.is_multiple_of(LANES) { MIN_WIDTH } else { MIN_ODD_WIDTH };
+        let width = (at_least / unit).min(view.outer / DEPTH).max(1) * unit;
         Self { view: *view, width, rows: view.len() / width, tail: view.len() % width }
     }
 
-    /// The channels of a range of columns, in order.
-    fn channels(&self, columns: Range<usize>) -> impl Iterator<Item = usize> {
+    /// The channels' values for each of the first `count` columns, which may go past the width.
+    fn by_column(&self, count: usize, of: impl Fn(usize) -> f32) -> Vec<f32> {
         let View { channels, inner, .. } = self.view;
-        let (mut channel, mut place) = (columns.start / inner % channels, columns.start % inner);
-        columns.map(move |_| {
-            let now = channel;
-            place += 1;
-            if place == inner {
-                (place, channel) = (0, if channel + 1 == channels { 0 } else { channel + 1 });
-            }
-            now
-        })
-    }
-
-    fn by_column(&self, of: impl Fn(usize) -> f32) -> Vec<f32> {
-        let unit = self.view.channels * self.view.inner;
-        let mut values = Vec::with_capacity(self.width);
-        for channel in 0..self.view.channels {
-            values.resize(values.len() + self.view.inner, of(channel));
+        let unit = channels * inner;
+        let mut values = Vec::with_capacity(count + unit);
+        for channel in 0..channels {
+            values.resize(values.len() + inner, of(channel));
         }
-        for _ in 1..self.width / unit {
-            values.extend_from_within(..unit);
+        while values.len() < count {
+            let more = unit.min(count - values.len());
+            values.extend_from_within(..more);
         }
         values
     }
 
     fn reduce(&self, reduce: &impl Reduce) -> Vec<Reduced> {
-        let first = self.reduce_by(reduce, |channel| reduce.shift(channel));
+        let shifts = (0..self.view.channels).map(|channel| reduce.shift(channel)).collect();
+        let first = self.reduce_by(reduce, shifts);
         match better_shifts(reduce, &first) {
-            Some(shifts) => self.reduce_by(reduce, |channel| shifts[channel]),
+            Some(shifts) => self.reduce_by(reduce, shifts),
             None => first,
         }
     }
 
-    fn reduce_by(&self, reduce: &impl Reduce, shift: impl Fn(usize) -> f32) -> Vec<Reduced> {
+    fn reduce_by(&self, reduce: &impl Reduce, of_channels: Vec<f32>) -> Vec<Reduced> {
         let Self { view, width, rows, tail } = *self;
-        let shifts = self.by_column(&shift);
+        let shifts = self.by_column(width, |channel| of_channels[channel]);
         let chunk = (CHUNK / width).max(MIN_CHUNK).next_multiple_of(DEPTH);
         let (chunks, tiles) = (rows.div_ceil(chunk), width.div_ceil(TILE));
         let parts = map(chunks * tiles, view.is_parallel(), |i| {
@@ -361,31 +366,48 @@ impl Columns {
             }
             sums
         });
-        let mut reduced: Vec<_> = (0..view.channels)
-            .map(|channel| Reduced { shift: shift(channel), sums: [0.0; 2] })
-            .collect();
-        for (i, sums) in parts.iter().enumerate() {
-            let column = i % tiles * TILE;
-            let (s, q) = sums.split_at(sums.len() / 2);
-            let channels = self.channels(column..column + s.len());
-            for (channel, (s, q)) in channels.zip(s.iter().zip(q)) {
-                let to = &mut reduced[channel].sums;
-                *to = add(*to, [*s, *q]);
+        let totals = match <[_; 1]>::try_from(parts) {
+            Ok([only]) => only,
+            Err(parts) => {
+                let mut totals = vec![0.0; 2 * width];
+                for (i, part) in parts.iter().enumerate() {
+                    let column = i % tiles * TILE;
+                    let sums = totals.chunks_mut(width).zip(part.chunks(part.len() / 2));
+                    for (totals, sums) in sums {
+                        for (total, sum) in totals[column..].iter_mut().zip(sums) {
+                            *total += sum;
+                        }
+                    }
+                }
+                totals
+            }
+        };
+        let of_unit = |shift: f32| Reduced { shift, sums: [0.0; 2] };
+        let mut reduced: Vec<_> = of_channels.into_iter().map(of_unit).collect();
+        let unit = view.channels * view.inner;
+        let (sums, squares) = totals.split_at(width);
+        for (sums, squares) in sums.chunks(unit).zip(squares.chunks(unit)) {
+            let columns = sums.chunks(view.inner).zip(squares.chunks(view.inner));
+            for (to, (sums, squares)) in reduced.iter_mut().zip(columns) {
+                for (&sum, &square) in sums.iter().zip(squares) {
+                    to.sums = add(to.sums, [sum, square]);
+                }
             }
         }
         reduced
     }
 
     fn apply(&self, table: &[[f32; 4]], apply: &impl Apply) {
+        // They go on for a cache line, which need not end where a row does.
         let constants: [Vec<f32>; 4] =
-            std::array::from_fn(|i| self.by_column(|channel| table[channel][i]));
+            std::array::from_fn(|i| self.by_column(self.width + LINE, |channel| table[channel][i]));
         let constants = constants.each_ref().map(Vec::as_slice);
         let share = (self.view.share() / self.width).max(1) * self.width;
         let length = self.view.len();
         let count = length.div_ceil(share);
         for_each(count, self.view.is_parallel(), |i| {
             let start = (count - 1 - i) * share;
-            apply.columns(start..(start + share).min(length), constants);
+            apply.columns(start..(start + share).min(length), self.width, constants);
         });
     }
 }

@@ -1,43 +1,44 @@
-//! Several f32 side by side: eight by AVX where the machine has it, else a plain array of them; and
-//! a single one, for what is left. The bits are the same.
+//! Eight f32 side by side: by AVX where the machine has it, else a plain array of them. The bits are
+//! the same.
 
-/// Values side by side in sums along a row, so that the order does not depend on the machine.
+/// Values side by side, so that the order of sums does not depend on the machine.
 pub(super) const LANES: usize = 8;
 
-/// One or more f32.
+/// LANES f32.
 pub(super) trait Vector: Copy {
-    /// How many.
-    const COUNT: usize;
     fn splat(value: f32) -> Self;
-    /// Of COUNT values.
+    /// Of LANES values.
     fn load(values: &[f32]) -> Self;
-    /// Of fewer than COUNT values, then those of `filler`.
+    /// Of fewer than LANES values, then those of `filler`.
     fn load_part(values: &[f32], filler: Self) -> Self;
-    /// Into COUNT places.
+    /// Into LANES places.
     fn store(self, places: &mut [f32]);
+    /// Into LANES places that start at a multiple of their size, past the caches if possible.
+    fn stream(self, places: &mut [f32]);
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
-    /// Adds to COUNT sums.
+    /// Adds to LANES sums.
     fn add_to(self, sums: &mut [f64]);
+    /// Asks for the cache line at a place, if it is in the tensor, in the second cache. (Of an address
+    /// that nothing is mapped to, the question alone takes long.)
+    fn prefetch(tensor: &[f32], place: usize);
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Plain<const N: usize>([f32; N]);
+pub(super) struct Plain([f32; LANES]);
 
-impl<const N: usize> Plain<N> {
+impl Plain {
     #[inline(always)]
     fn with(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
     }
 }
 
-impl<const N: usize> Vector for Plain<N> {
-    const COUNT: usize = N;
-
+impl Vector for Plain {
     #[inline(always)]
     fn splat(value: f32) -> Self {
-        Self([value; N])
+        Self([value; LANES])
     }
 
     #[inline(always)]
@@ -56,6 +57,11 @@ impl<const N: usize> Vector for Plain<N> {
     #[inline(always)]
     fn store(self, places: &mut [f32]) {
         places.copy_from_slice(&self.0);
+    }
+
+    #[inline(always)]
+    fn stream(self, places: &mut [f32]) {
+        self.store(places);
     }
 
     #[inline(always)]
@@ -79,6 +85,9 @@ impl<const N: usize> Vector for Plain<N> {
             *sum += f64::from(value);
         }
     }
+
+    #[inline(always)]
+    fn prefetch(_: &[f32], _: usize) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -96,8 +105,6 @@ mod avx {
 
     // SAFETY of every block: the machine has AVX, and the slices are asserted to be long enough.
     impl Vector for Avx {
-        const COUNT: usize = 8;
-
         #[inline(always)]
         fn splat(value: f32) -> Self {
             Self(unsafe { _mm256_set1_ps(value) })
@@ -128,6 +135,14 @@ mod avx {
         }
 
         #[inline(always)]
+        fn stream(self, places: &mut [f32]) {
+            assert!(places.len() == 8, "bug: as many places as values");
+            assert!(places.as_ptr().cast::<__m256>().is_aligned(), "bug: an odd place");
+            // The intrinsic's own precondition is the alignment just asserted; `Output` fences.
+            unsafe { _mm256_stream_ps(places.as_mut_ptr(), self.0) }
+        }
+
+        #[inline(always)]
         fn add(self, other: Self) -> Self {
             Self(unsafe { _mm256_add_ps(self.0, other.0) })
         }
@@ -153,6 +168,13 @@ mod avx {
                 let values = _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(self.0));
                 let sum = _mm256_add_pd(_mm256_loadu_pd(high.as_ptr()), values);
                 _mm256_storeu_pd(high.as_mut_ptr(), sum);
+            }
+        }
+
+        #[inline(always)]
+        fn prefetch(tensor: &[f32], place: usize) {
+            if let Some(value) = tensor.get(place) {
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) }
             }
         }
     }
