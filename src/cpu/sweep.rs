@@ -326,9 +326,11 @@ impl Columns {
     fn by_column(&self, count: usize, of: impl Fn(usize) -> f32) -> Vec<f32> {
         let View { channels, inner, .. } = self.view;
         let unit = channels * inner;
-        let mut values = Vec::with_capacity(count + unit);
-        for channel in 0..channels {
-            values.resize(values.len() + inner, of(channel));
+        let mut values = Vec::with_capacity(count.max(unit));
+        match inner {
+            1 => values.extend((0..channels).map(of)),
+            _ => values
+                .extend((0..channels).flat_map(|channel| std::iter::repeat_n(of(channel), inner))),
         }
         while values.len() < count {
             let more = unit.min(count - values.len());
