@@ -1,8 +1,10 @@
 
-// min(max(v, 0), limit) that keeps NaN.
+// min(max(v, 0), limit) that keeps NaN: by bits, as in relu.wgsl.
 fn activate(v: V) -> V {
-    let low = select(v, V(0.0), v < V(0.0));
-    return select(low, V(params.activation), low > V(params.activation));
+    let bits = bitcast<U>(v);
+    let low = select(v, V(0.0), (bits - U(0x80000001u)) <= U(0x7f7fffffu));
+    let over = (bits > U(bitcast<u32>(params.activation))) & (bits <= U(0x7f800000u));
+    return select(low, V(params.activation), over);
 }
 
 fn is_open(v: V) -> B {

@@ -1,7 +1,8 @@
 
-// max(v, 0) that keeps NaN.
+// max(v, 0) that keeps NaN. By the bits of negative numbers, as a comparison may become a maximum,
+// which takes NaN for 0.
 fn activate(v: V) -> V {
-    return select(v, V(0.0), v < V(0.0));
+    return select(v, V(0.0), (bitcast<U>(v) - U(0x80000001u)) <= U(0x7f7fffffu));
 }
 
 fn is_open(v: V) -> B {
