@@ -33,6 +33,7 @@ pub struct Geometry {
     inner: u64,
 }
 
+#[cfg(feature = "reference")]
 impl ChannelAxis {
     /// The shape of one value for each position of `shape`, which has the axis: `[outer, inner]`
     /// elements, row-major.
@@ -279,6 +280,7 @@ mod tests {
         assert_eq!(view(&[0, 3, 4], ChannelAxis::First), (0, 3, 4));
     }
 
+    #[cfg(feature = "reference")]
     #[test]
     fn positions_are_all_but_the_channels() {
         let shape = [2, 3, 4, 5];

@@ -23,7 +23,7 @@ struct Question {
     groups: Groups,
     flags: u16,
     caps: [Size; 4],
-    tuning: Option<[Size; 9]>,
+    tuning: Option<[Size; 10]>,
 }
 
 /// Small numbers, powers of two and their neighbours, and anything.
@@ -186,6 +186,7 @@ fuzz_target!(|bytes: &[u8]| {
         activation: [Activation::None, Activation::Relu, Activation::RELU6, Activation::Silu]
             [usize::from(q.choices[1] / 3 % 4)],
         residual: flag(15),
+        weights: q.choices[0] / 12 % 3 == 2,
         renorm: q.renorm.map(|[rmax, dmax]| Renorm { rmax, dmax }),
         groups: match q.groups {
             Groups::Channels => geometry.channels(),
