@@ -58,10 +58,13 @@ impl Tuning {
                 min_column_loads: 128,
                 fused_loads: 8_192,
                 // lavapipe 22.3, 8x512x28x28 channels-last (6,272 loads), against 8,192: backward
-                // 79 → 37 ms, forward 36 → 13 ms. Against 256, 8x2048x7x7 (392 loads): backward 4.4 →
-                // 2.9 ms. More workgroups (1,024 or 4,096) and shorter chunks for the passes without
-                // partials (8 to 64 rows) brought nothing.
-                fused_column_loads: 1_024,
+                // 79 → 37 ms, forward 36 → 13 ms. Against 1,024, with blocks of columns: 8x2048x7x7 (392
+                // loads) forward, inference, backward 4.0 3.0 5.5 → 3.0 1.5 3.9 ms; 1024x512 1.3 0.85 5.6 →
+                // 1.6 0.89 2.1. 128 (by `tiny_loads`) cost the forward of 256x2048 and 400x400 a third.
+                // More workgroups (1,024 or 4,096) and shorter chunks for the passes without partials (8
+                // to 64 rows) brought nothing; 256, 384 and 512 for `min_column_loads`, and 64, 256 and 512
+                // KiB for `column_block`, nothing above a busy machine's noise.
+                fused_column_loads: 256,
                 // A load at a stride waits for its cache line, and so does a store. lavapipe 22.3, of the
                 // memcpy kernel's rate (forward, inference, backward): 8x256x56x56 channels-last 0.20 0.21
                 // 0.22 → 0.6 0.75 0.7; 65536x64 0.35 0.35 0.34 → 0.63 0.73 0.73. Inference by blocks of 16,
