@@ -74,6 +74,7 @@ const PARTIALS: &str = wgsl!("lib/partials");
 const ROWS: &str = wgsl!("lib/rows");
 const ROWS_STATISTICS: &str = wgsl!("lib/rows_statistics");
 const ROWS_NORMALIZE: &str = wgsl!("lib/rows_normalize");
+const ROWS_NORMALIZE_WORDS: &str = wgsl!("lib/rows_normalize_words");
 const ROWS_REDUCE: &str = wgsl!("lib/rows_reduce");
 const ROWS_GRADIENT: &str = wgsl!("lib/rows_gradient");
 const COLUMNS: &str = wgsl!("lib/columns");
@@ -378,7 +379,7 @@ enum Stored {
     Halves,
     /// Two halves in a word, written by different invocations.
     AtomicHalves,
-    /// 32 bits in a word.
+    /// 32 bits in a word; written whole, by the first of its vectors.
     Bits,
     /// 32 bits in a word, written by different invocations.
     AtomicBits,
@@ -388,7 +389,7 @@ impl Stored {
     fn of(binding: &Binding, variant: &Variant) -> Self {
         let written = binding.access == Writes;
         match binding.slot {
-            Slot::Mask if written => Self::AtomicBits,
+            Slot::Mask if written && !variant.words => Self::AtomicBits,
             Slot::Mask => Self::Bits,
             slot if slot.is_of_channels() => Self::OfChannel,
             slot if !slot.is_tensor() => Self::Plain,
@@ -465,7 +466,8 @@ impl Stored {
             Self::AtomicHalves => flip("i / 2u", "difference"),
             Self::AtomicBits => flip("word_of(i + params.mask_base)", "bit_difference"),
             Self::OfChannel => format!("{at}[i + params.first_channel] = v;"),
-            Self::Plain | Self::Halves | Self::Bits => format!("{at}[i] = v;"),
+            Self::Bits => format!("{at}[word_of(i + params.mask_base)] = v;"),
+            Self::Plain | Self::Halves => format!("{at}[i] = v;"),
         }
     }
 }
@@ -543,7 +545,9 @@ pub fn source(variant: &Variant) -> String {
     if is_of_columns(variant.kernel) {
         text.push_str(if variant.vector == 4 { WEIGHTS_4 } else { WEIGHTS_1 });
     }
-    text.extend(row.parts.iter().copied());
+    let part =
+        |part| if variant.words && part == ROWS_NORMALIZE { ROWS_NORMALIZE_WORDS } else { part };
+    text.extend(row.parts.iter().copied().map(part));
     text.push_str(row.source);
     text
 }

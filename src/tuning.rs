@@ -45,6 +45,9 @@ pub struct Tuning {
     pub min_row: u32,
     /// Tensors are loaded by words of 64 bits, where the device has them and four values fit.
     pub wide_loads: bool,
+    /// Where rows hold whole words of the mask, an invocation has all values of a word: it needs no
+    /// atomics, but does not load what lies next to its neighbours'.
+    pub mask_words: bool,
 }
 
 impl Tuning {
@@ -77,8 +80,12 @@ impl Tuning {
                 min_row: 32,
                 // lavapipe goes through the lanes and components of a load one by one. 22.3, 26 MB:
                 // statistics 2.50 → 2.12 ms, inference 5.10 → 3.82. To store 64 bits gains nothing
-                // (4.03).
+                // (4.03), and to merge statistics by eight loads instead of four gains nothing either
+                // (8x64x112x112, forward: 15.3 and 14.5 to 17.1 ms).
                 wide_loads: true,
+                // lavapipe goes through the lanes of an atomic too. 22.3, add and ReLU, forward: 8x64x56x56
+                // 6.97 → 5.56 ms, 8x64x112x112 26.5 → 20.4 ms.
+                mask_words: true,
             },
             Class::Hardware => Self {
                 workgroup_size: 1 << caps.max_workgroup_size.clamp(4, 256).ilog2(),
@@ -92,6 +99,7 @@ impl Tuning {
                 tiny_loads: 8,
                 min_row: 32,
                 wide_loads: false,
+                mask_words: false,
             },
         }
     }

@@ -4,8 +4,8 @@
 use wgpu_batchnorm::reference;
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Config, FrozenBackward, Geometry, Gradients,
-    Infer, Kernel, MAX_ITERATIONS, Mask, Operation, Plan, PlanError, PrepareError, Slot, Train,
-    Tuning, Update,
+    Infer, Kernel, MAX_ITERATIONS, Mask, Memory, Operation, Plan, PlanError, PrepareError, Slot,
+    Train, Tuning, Update,
 };
 
 use crate::common::check::{Oracle, compare_frozen, compare_training};
@@ -145,6 +145,7 @@ fn a_mask_is_one_bit_per_value() {
         (vec![3, 5, 7], ChannelAxis::First),
         (vec![7, 5], ChannelAxis::Last),
         (vec![1, 3, 1000], ChannelAxis::First),
+        (vec![3, 5, 96], ChannelAxis::First),
     ] {
         for tuning in small_tunings() {
             let config = Config {
@@ -172,6 +173,49 @@ fn a_mask_is_one_bit_per_value() {
                     None => prior[e / 32] >> (e % 32) & 1 == 1,
                 };
                 assert_eq!(mask[e / 32] >> (e % 32) & 1 == 1, expected, "bit {e}: {case}");
+            }
+        }
+    }
+}
+
+/// Words that one invocation writes whole hold the bits that many write by atomics; where rows end
+/// within a word, or a window begins in one, there are none.
+#[test]
+fn whole_words_hold_the_same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let [split, fused, _] = small_tunings();
+    // With bindings of so many bytes, and how many dispatches have whole words.
+    let shapes: [(&[usize], Option<u64>, usize); 7] = [
+        (&[3, 5, 96], None, 1),
+        (&[2, 3, 8, 24], None, 1),
+        (&[3, 5, 48], None, 0),
+        (&[40, 3, 32], None, 1),
+        (&[9, 5, 96], Some(4096), 5),
+        // Windows of 512 values and of the rest: 96, then 88, where only two begin with a word.
+        (&[2, 3, 608], Some(2048), 12),
+        (&[2, 3, 600], Some(2048), 2),
+    ];
+    for (shape, binding, whole) in shapes {
+        for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
+            for tuning in [&split, &fused] {
+                let config = Config {
+                    activation: Activation::Relu,
+                    residual: true,
+                    memory,
+                    ..Config::pytorch()
+                };
+                let mut words = Case::new(shape, ChannelAxis::First, config).tuned(tuning);
+                words.binding = binding;
+                let atomics = words.clone().tuned(&Tuning { mask_words: false, ..tuning.clone() });
+                let of = |case| {
+                    let plan = runner::plan::<Train>(gpu, case).unwrap();
+                    plan.stages().iter().filter(|stage| stage.variant.words).count()
+                };
+                assert_eq!((of(&words), of(&atomics)), (whole, 0), "{words}");
+                let data = Data::random(words.geometry(), 9, 0.5, 1.0);
+                let (a, b) =
+                    (runner::train(gpu, &words, &data), runner::train(gpu, &atomics, &data));
+                assert_eq!(a.bits(), b.bits(), "{words}");
             }
         }
     }

@@ -307,6 +307,7 @@ fn refusals_are_typed() {
         tiny_loads: 0,
         min_row: 0,
         wide_loads: false,
+        mask_words: false,
     };
     for shape in [&[2usize, 5, 1][..], &[64, 5, 7], &[3, 1, 1000], &[500, 3]] {
         Plan::<Backward>::with_tuning(geometry(shape), &Config::keras(), &caps, &zero).unwrap();

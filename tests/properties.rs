@@ -414,6 +414,7 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
         tiny_loads: tiny,
         min_row: row,
         wide_loads: true,
+        mask_words: true,
     }
 }
 

@@ -221,6 +221,7 @@ fuzz_target!(|bytes: &[u8]| {
             tiny_loads: tiny,
             min_row: row,
             wide_loads: flag(14),
+            mask_words: flag(9),
         }
     });
     let tuning = tuning.as_ref();

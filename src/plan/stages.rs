@@ -232,6 +232,8 @@ pub struct Variant {
     pub neighbours: bool,
     /// Tensors that are read lie as words of 64 bits.
     pub wide: bool,
+    /// Rows: an invocation has all values of a word of the mask.
+    pub words: bool,
 }
 
 impl Variant {

@@ -191,6 +191,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         tiny_loads: 0,
         min_row: 4,
         wide_loads: true,
+        mask_words: true,
     };
     let fused = Tuning {
         fused_loads: 4_096,
@@ -198,6 +199,12 @@ pub fn small_tunings() -> [Tuning; 3] {
         tiny_loads: 4_096,
         ..split.clone()
     };
-    let wide = Tuning { workgroup_size: 64, column_block: 0, wide_loads: false, ..split.clone() };
+    let wide = Tuning {
+        workgroup_size: 64,
+        column_block: 0,
+        wide_loads: false,
+        mask_words: false,
+        ..split.clone()
+    };
     [split, fused, wide]
 }
