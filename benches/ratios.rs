@@ -228,20 +228,25 @@ fn geometries_of_copy(gpu: &Gpu, rounds: usize) {
     let count = 8 * 64 * 112 * 112;
     let (x, y) = (common::storage(gpu, &vec![1.0; count]), common::storage(gpu, &vec![0.0; count]));
     let mut geometries = Vec::new();
-    for lanes in [8, 64, 256] {
-        for workgroups in [64, 256, 1024, 4096] {
-            let copy = Copy::with_geometry(gpu, &x, &y, x.size(), lanes, workgroups);
-            geometries.push((lanes, workgroups, copy, Vec::new()));
+    for wide in [false, true].into_iter().filter(|wide| gpu.caps().int64 || !wide) {
+        for lanes in [8, 64, 256] {
+            for workgroups in [64, 256, 1024, 4096] {
+                let copy = Copy::with_geometry(gpu, &x, &y, x.size(), wide, [lanes, workgroups]);
+                let vector = if wide { "vec4<u64>" } else { "vec4<f32>" };
+                geometries.push((vector, lanes, workgroups, copy, Vec::new()));
+            }
         }
     }
     for _ in 0..=rounds {
-        for (_, _, copy, samples) in &mut geometries {
+        for (.., copy, samples) in &mut geometries {
             samples.push(common::time(gpu, 4, |pass| copy.encode(pass)).as_secs_f64() / 4.0);
         }
     }
-    for (lanes, workgroups, copy, samples) in geometries {
+    for (vector, lanes, workgroups, copy, samples) in geometries {
         let rate = 2.0 * copy.size as f64 / median(samples[1..].to_vec()) / 1e9;
-        println!("copy with {lanes:>3} lanes, {workgroups:>4} workgroups: {rate:6.2} GB/s");
+        println!(
+            "copy of {vector} with {lanes:>3} lanes, {workgroups:>4} workgroups: {rate:6.2} GB/s"
+        );
     }
 }
 

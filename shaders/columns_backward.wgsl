@@ -13,17 +13,17 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let strip = strip_of(0u, index * LANES + lane, 0u);
+    let strip = strip_of(0u, (index * LANES + lane) * PAIR, 0u);
     if is_outside(strip) {
         return;
     }
     let c = centers_of(strip);
     let sums = columns_sums(strip, c);
     var s = no_slopes();
-    for (var i = 0u; i < WIDTH; i = i + 1u) {
+    for (var i = 0u; i < COLUMNS; i = i + 1u) {
         let channel = strip.place * WIDTH + i;
         let center = get_center(c, i);
-        let own = Sums(component(sums.dy, i), component(sums.dyx, i));
+        let own = Sums(component_of(sums.dy, i), component_of(sums.dyx, i));
         store_parameter_gradients(channel, center.inv_std, own);
         s = put_slope(s, i, slope_of(channel, center, own));
     }

@@ -13,16 +13,16 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let strip = strip_of(0u, index * LANES + lane, 0u);
+    let strip = strip_of(0u, (index * LANES + lane) * PAIR, 0u);
     if is_outside(strip) {
         return;
     }
     let k = shifts_of(strip);
-    let a = columns_moments(strip, k, accumulator());
+    let a = columns_moments(strip, k, accumulators());
     var c = no_centers();
-    for (var i = 0u; i < WIDTH; i = i + 1u) {
-        let m = moments_of(a, i);
-        let center = center_from(component(k, i), m);
+    for (var i = 0u; i < COLUMNS; i = i + 1u) {
+        let m = moments_of_column(a, i);
+        let center = center_from(component_of(k, i), m);
         settle(strip.place * WIDTH + i, center, m);
         c = put_center(c, i, center);
     }

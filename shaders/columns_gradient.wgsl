@@ -6,7 +6,7 @@
 fn visit(strip: Strip) {
     let c = centers_of(strip);
     var s = no_slopes();
-    for (var i = 0u; i < WIDTH; i = i + 1u) {
+    for (var i = 0u; i < COLUMNS; i = i + 1u) {
         let channel = channel_of(strip, i);
         s = put_slope(s, i, slope_of(channel, get_center(c, i), merged_sums(channel)));
     }

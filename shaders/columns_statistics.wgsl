@@ -5,20 +5,30 @@
 
 fn visit(strip: Strip) {
     let at = partials_at(strip);
-    var a = accumulator();
+    var a = accumulators();
     if strip.begin > strip.first {
-        // What the blocks before have left. Where the mean is infinite, so is the total.
-        a.count = f32(strip.begin - strip.first);
-        for (var i = 0u; i < WIDTH; i = i + 1u) {
-            a.mean = put(a.mean, i, load_scratch(at + i));
-            a.variance = put(a.variance, i, load_scratch(params.plane + at + i));
-        }
-        a.total = a.mean;
+        a = resumed(strip, at);
     }
     a = columns_moments(strip, shifts_of(strip), a);
-    for (var i = 0u; i < WIDTH; i = i + 1u) {
-        let m = moments_of(a, i);
+    for (var i = 0u; i < COLUMNS; i = i + 1u) {
+        let m = moments_of_column(a, i);
         store_scratch(at + i, m.mean);
         store_scratch(params.plane + at + i, m.variance);
     }
+}
+
+// What the blocks before have left.
+fn resumed(strip: Strip, at: u32) -> Accumulators {
+    var mean = both(V(0.0));
+    var variance = both(V(0.0));
+    for (var i = 0u; i < COLUMNS; i = i + 1u) {
+        mean = put_component(mean, i, load_scratch(at + i));
+        variance = put_component(variance, i, load_scratch(params.plane + at + i));
+    }
+    let count = f32(strip.begin - strip.first);
+    // Where the mean is infinite, so is the total.
+    return Accumulators(
+        Accumulator(count, mean.a, variance.a, mean.a),
+        Accumulator(count, mean.b, variance.b, mean.b),
+    );
 }

@@ -11,7 +11,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = id.x;
     let count = arrayLength(&given);
     if i < count {
-        answer[i] = narrow(bitcast<f32>(given[i] ^ params.zero));
-        answer[count + i] = bitcast<u32>(widen(i & 0xffffu));
+        answer[i] = narrow(bitcast<f32>(given[i] ^ params.zero)) >> 16u;
+        answer[count + i] = bitcast<u32>(widen(i << 16u));
     }
 }

@@ -1,4 +1,5 @@
-// y = x: what memory can do through wgpu. No kernel: `measure` and the benchmarks run it.
+// y = x: what memory can do through wgpu. No kernel: `measure` and the benchmarks run it, and put in
+// front of it what a `Vector` is: vec4<f32>, or vec4<u64> where the kernels have that.
 // Grid: a workgroup per `chunk` vectors that lie together; each lane copies every LANES-th of them, four
 // loads in flight. Reads: x. Writes: y.
 
@@ -8,8 +9,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<Vector>;
+@group(0) @binding(2) var<storage, read_write> y: array<Vector>;
 
 override LANES: u32 = 8u;
 

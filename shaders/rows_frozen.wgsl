@@ -22,13 +22,26 @@ fn main(
     let shift = V(affine.shift);
     var sum_dy = V(0.0);
     var sum_dyx = V(0.0);
-    var w = walk_from(range.channel, range.begin + lane);
-    for (var step = range.begin + lane; step < range.end; step = step + LANES) {
-        let x = load_x(w.index) - mean;
-        let g = frozen_incoming(w.index, x * gain + shift);
-        sum_dy = sum_dy + g;
-        sum_dyx = sum_dyx + g * x;
-        store_dx(w.index, g * gain);
+    var step = first_step(range, lane);
+    var w = walk_from(range.channel, step);
+    for (; has_stride(range, step); step = step + 4u * LANES) {
+        let stride = stride_from(w);
+        let x = minus(load_x_four(stride.at), both(mean));
+        let g = frozen_incoming_four(stride.at, scaled(x, both(gain), both(shift)));
+        let gx = times_four(g, x);
+        sum_dy = sum_dy + ((g.a + g.b) + (g.c + g.d));
+        sum_dyx = sum_dyx + ((gx.a + gx.b) + (gx.c + gx.d));
+        store_dx_four(stride.at, times_both(g, both(gain)));
+        w = stride.next;
+    }
+    for (; step < range.end; step = step + PAIR * LANES) {
+        for (var i = w.index; i < w.index + PAIR; i = i + 1u) {
+            let x = load_x(i) - mean;
+            let g = frozen_incoming(i, x * gain + shift);
+            sum_dy = sum_dy + g;
+            sum_dyx = sum_dyx + times(g, x);
+            store_dx(i, g * gain);
+        }
         w = advance(w);
     }
     if HAS_SCRATCH {

@@ -46,7 +46,7 @@ impl Gpu {
         let copy = |size, workgroups| self.copy(&pipeline, [&x, &y], size, lanes, workgroups);
         let gigabytes_per_second =
             |size: u64, microseconds: f64| 2.0 * size as f64 / microseconds / 1e3;
-        let dispatch_us = self.microseconds(&copy(16, 1)?, &y, [8, 40]).await?;
+        let dispatch_us = self.microseconds(&copy(32, 1)?, &y, [8, 40]).await?;
         let size = ALONE.min(most);
         let each = self.microseconds(&copy(size, 1)?, &y, [2, 10]).await?;
         let alone = gigabytes_per_second(size, each);
@@ -100,7 +100,7 @@ impl Gpu {
     fn copy_pipeline(&self, lanes: u32) -> Result<wgpu::ComputePipeline, HostError> {
         let (device, label) = (self.device(), Some("batchnorm::copy"));
         let scopes = Scopes::push(device);
-        let source = wgpu::ShaderSource::Wgsl(shader::copy().into());
+        let source = wgpu::ShaderSource::Wgsl(shader::copy(self.wide()).into());
         let module = trusted(device, wgpu::ShaderModuleDescriptor { label, source });
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label,
@@ -119,7 +119,12 @@ impl Gpu {
         }
     }
 
-    /// Of the first `size` bytes, in vectors of 16.
+    /// Whether copies are in vectors of 32 bytes instead of 16, as those of the kernels are there.
+    fn wide(&self) -> bool {
+        self.caps().class == Class::Software && self.caps().int64
+    }
+
+    /// Of the first `size` bytes.
     fn copy(
         &self,
         pipeline: &wgpu::ComputePipeline,
@@ -129,7 +134,7 @@ impl Gpu {
         workgroups: u32,
     ) -> Result<Copy, HostError> {
         let (device, label) = (self.device(), Some("batchnorm::copy"));
-        let length = (size / 16) as u32;
+        let length = (size / if self.wide() { 32 } else { 16 }) as u32;
         let chunk = length.div_ceil(workgroups).next_multiple_of(4 * lanes);
         let scopes = Scopes::push(device);
         let params = device.create_buffer(&wgpu::BufferDescriptor {

@@ -59,6 +59,7 @@ const WEIGHTS_4: &str = wgsl!("prelude/weights4");
 const WEIGHTS_1: &str = wgsl!("prelude/weights1");
 const WIDE: &str = wgsl!("prelude/wide");
 const WIDE_HALVES: &str = wgsl!("prelude/wide_halves");
+const FOUR: &str = wgsl!("prelude/four");
 const BITS: &str = wgsl!("prelude/bits");
 const MOMENTS: &str = wgsl!("lib/moments");
 const WEIGHTED_MOMENTS: &str = wgsl!("lib/weighted_moments");
@@ -369,12 +370,12 @@ enum Stored {
     Plain,
     /// One f32 of each channel, in one or several planes; a window may begin at a later channel.
     OfChannel,
-    /// A vector of four in two words of 64 bits.
+    /// A vector of four in words of 64 bits.
     Wide,
+    /// Two neighbouring vectors of four, so.
+    WidePair,
     /// A vector of four halves in two words.
     Pairs,
-    /// A vector of four halves in a word of 64 bits.
-    WidePairs,
     /// Two halves in a word.
     Halves,
     /// Two halves in a word, written by different invocations.
@@ -393,17 +394,15 @@ impl Stored {
             Slot::Mask => Self::Bits,
             slot if slot.is_of_channels() => Self::OfChannel,
             slot if !slot.is_tensor() => Self::Plain,
-            slot => Self::of_tensor(slot, written, variant),
+            _ => Self::of_tensor(written, variant),
         }
     }
 
-    fn of_tensor(slot: Slot, written: bool, variant: &Variant) -> Self {
-        // What is only written has nothing to gain.
-        let wide = variant.wide && !matches!(slot, Slot::Y | Slot::Dx);
+    fn of_tensor(written: bool, variant: &Variant) -> Self {
         match variant.element {
-            Element::F32 if wide => Self::Wide,
+            _ if variant.paired => Self::WidePair,
+            _ if variant.wide => Self::Wide,
             Element::F32 => Self::Plain,
-            _ if variant.vector == 4 && wide => Self::WidePairs,
             _ if variant.vector == 4 => Self::Pairs,
             _ if written => Self::AtomicHalves,
             _ => Self::Halves,
@@ -413,9 +412,9 @@ impl Stored {
     fn word(self, slot: Slot, kernel: Kernel) -> &'static str {
         match self {
             Self::Plain | Self::OfChannel => value_type(slot, kernel),
-            Self::Wide => "vec2<u64>",
+            Self::Wide => "Wide",
+            Self::WidePair => "Pair",
             Self::Pairs => "vec2<u32>",
-            Self::WidePairs => "u64",
             Self::Halves | Self::Bits => "u32",
             Self::AtomicHalves | Self::AtomicBits => "atomic<u32>",
         }
@@ -427,7 +426,8 @@ impl Stored {
             Self::Plain => format!("{at}[i]"),
             Self::OfChannel => format!("{at}[i + params.first_channel]"),
             Self::Pairs => format!("unpack({at}[i])"),
-            Self::Wide | Self::WidePairs => format!("unpack_wide({at}[i])"),
+            Self::Wide => format!("unpack_wide({at}[i])"),
+            Self::WidePair => format!("unpack_wide(one_of({at}[i / 2u], i))"),
             Self::Halves => format!("unpack({at}[i / 2u], i)"),
             Self::AtomicHalves => format!("unpack(atomicLoad(&{at}[i / 2u]), i)"),
             Self::Bits => format!("bits_at({at}[word_of(i + params.mask_base)], i)"),
@@ -438,19 +438,42 @@ impl Stored {
     }
 
     /// A word of the value at `i`, as it lies in memory.
-    fn touch(self, at: &str, vector: u32) -> String {
+    fn touch(self, at: &str, variant: &Variant) -> String {
         match self {
-            Self::Plain if vector == 4 => format!("bitcast<u32>({at}[i].x)"),
+            Self::Plain if variant.vector == 4 => format!("bitcast<u32>({at}[i].x)"),
             Self::Plain => format!("bitcast<u32>({at}[i])"),
             Self::Pairs => format!("{at}[i].x"),
-            Self::Wide => format!("u32({at}[i].x)"),
-            Self::WidePairs => format!("u32({at}[i])"),
+            Self::Wide if variant.element == Element::F32 => format!("u32({at}[i].x)"),
+            Self::Wide => format!("u32({at}[i])"),
+            Self::WidePair => format!("u32({at}[i / 2u].x)"),
             Self::Halves => format!("{at}[i / 2u]"),
             Self::AtomicHalves => format!("atomicLoad(&{at}[i / 2u])"),
             Self::OfChannel | Self::Bits | Self::AtomicBits => {
                 panic!("bug: only tensors are touched")
             }
         }
+    }
+
+    /// Gives the values at four places.
+    fn read_four(self, slot: Slot, at: &str) -> String {
+        if self != Self::WidePair {
+            return each_of_four(slot);
+        }
+        let value = |pair| format!("unpack_wide(first_of({pair})), unpack_wide(second_of({pair}))");
+        let (p, q) = (value("p"), value("q"));
+        format!("let p = {at}[at.a / 2u]; let q = {at}[at.c / 2u]; return Four({p}, {q});")
+    }
+
+    /// Puts the values of `v` at four places.
+    fn write_four(self, slot: Slot, at: &str) -> String {
+        if self != Self::WidePair {
+            let store = |place| format!("store_{slot}(at.{place}, v.{place});");
+            return ["a", "b", "c", "d"].map(store).join(" ");
+        }
+        let store = |[a, b]: [&str; 2]| {
+            format!("{at}[at.{a} / 2u] = Pair(pack_wide(v.{a}), pack_wide(v.{b}));")
+        };
+        [["a", "b"], ["c", "d"]].map(store).join(" ")
     }
 
     /// Puts `v` there.
@@ -462,7 +485,8 @@ impl Stored {
         };
         match self {
             Self::Pairs => format!("{at}[i] = pack(v);"),
-            Self::Wide | Self::WidePairs => format!("{at}[i] = pack_wide(v);"),
+            Self::Wide => format!("{at}[i] = pack_wide(v);"),
+            Self::WidePair => format!("{at}[i / 2u] = put_wide({at}[i / 2u], i, pack_wide(v));"),
             Self::AtomicHalves => flip("i / 2u", "difference"),
             Self::AtomicBits => flip("word_of(i + params.mask_base)", "bit_difference"),
             Self::OfChannel => format!("{at}[i + params.first_channel] = v;"),
@@ -470,6 +494,12 @@ impl Stored {
             Self::Plain | Self::Halves => format!("{at}[i] = v;"),
         }
     }
+}
+
+/// Gives the values at four places, each by itself.
+fn each_of_four(slot: Slot) -> String {
+    let load = |place| format!("load_{slot}(at.{place})");
+    format!("return Four({});", ["a", "b", "c", "d"].map(load).join(", "))
 }
 
 /// What values are counted with: those of a tensor by whole numbers, those of parts as they come, and
@@ -489,7 +519,8 @@ pub fn source(variant: &Variant) -> String {
         4 => (VECTOR_4, HALVES_4),
         _ => (VECTOR_1, HALVES_1),
     };
-    let mut text = [PARAMS, width].concat();
+    let mut text = [PARAMS, width, FOUR].concat();
+    let _ = writeln!(text, "const PAIR: u32 = {}u;", 1 + u32::from(variant.paired));
     match variant.element {
         Element::F32 if variant.wide => text.push_str(WIDE),
         Element::F32 => {}
@@ -524,6 +555,15 @@ pub fn source(variant: &Variant) -> String {
         let read = stored.map_or(format!("{value}({})", neutral(slot)), |stored| stored.read(&at));
         let write = stored.filter(|_| access == Some(Writes)).map(|stored| stored.write(&at));
         let (bound, write) = (stored.is_some(), write.unwrap_or_default());
+        if slot.is_tensor() {
+            let read = stored.map_or(each_of_four(slot), |stored| stored.read_four(slot, &at));
+            let write = match stored.filter(|_| access == Some(Writes)) {
+                Some(stored) => stored.write_four(slot, &at),
+                None => String::new(),
+            };
+            let _ = writeln!(text, "fn load_{slot}_four(at: Places) -> Four {{ {read} }}");
+            let _ = writeln!(text, "fn store_{slot}_four(at: Places, v: Four) {{ {write} }}");
+        }
         let _ = writeln!(text, "const HAS_{}: bool = {bound};", slot.name().to_uppercase());
         let _ = writeln!(text, "fn load_{slot}(i: u32) -> {value} {{ return {read}; }}");
         let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
@@ -532,7 +572,7 @@ pub fn source(variant: &Variant) -> String {
         let tensors = bindings.iter().filter(|binding| binding.slot.is_tensor());
         let words = tensors.map(|binding| {
             let stored = Stored::of(binding, variant);
-            stored.touch(&format!("slot_{}", binding.slot), variant.vector)
+            stored.touch(&format!("slot_{}", binding.slot), variant)
         });
         let words: Vec<String> = words.collect();
         let _ = writeln!(text, "fn touch(i: u32) -> u32 {{ return {}; }}", words.join(" | "));
@@ -559,10 +599,11 @@ pub(crate) fn probe() -> String {
     [PARAMS, wgsl!("probe")].concat()
 }
 
-/// The WGSL of a copy, for what `measure` measures.
+/// The WGSL of a copy, for what `measure` measures: in vectors of 16 bytes, or of 32.
 #[cfg(all(feature = "host", not(target_family = "wasm")))]
-pub(crate) fn copy() -> &'static str {
-    wgsl!("copy")
+pub(crate) fn copy(wide: bool) -> String {
+    let vector = if wide { "vec4<u64>" } else { "vec4<f32>" };
+    [&format!("alias Vector = {vector};\n"), wgsl!("copy")].concat()
 }
 
 /// The WGSL that `self_test` asks about halves: with the kernels' own conversions.

@@ -43,7 +43,8 @@ pub struct Tuning {
     /// Shortest `inner` that is walked as rows (one channel per workgroup); shorter ones are
     /// walked as columns (lanes over channels), unless the tensor is tiny.
     pub min_row: u32,
-    /// Tensors are loaded by words of 64 bits, where the device has them and four values fit.
+    /// Tensors are loaded and stored by words of 64 bits, where the device has them and four values fit,
+    /// and by two neighbouring vectors at a time where eight fit.
     pub wide_loads: bool,
     /// Where rows hold whole words of the mask, an invocation has all values of a word: it needs no
     /// atomics, but does not load what lies next to its neighbours'.
@@ -60,28 +61,34 @@ impl Tuning {
                 min_loads: 64,
                 min_column_loads: 128,
                 fused_loads: 8_192,
-                // lavapipe 22.3, 8x512x28x28 channels-last (6,272 loads), against 8,192: backward
-                // 79 → 37 ms, forward 36 → 13 ms. Against 1,024, with blocks of columns: 8x2048x7x7 (392
-                // loads) forward, inference, backward 4.0 3.0 5.5 → 3.0 1.5 3.9 ms; 1024x512 1.3 0.85 5.6 →
-                // 1.6 0.89 2.1. 128 (by `tiny_loads`) cost the forward of 256x2048 and 400x400 a third.
-                // More workgroups (1,024 or 4,096) and shorter chunks for the passes without partials (8
-                // to 64 rows) brought nothing; 256, 384 and 512 for `min_column_loads`, and 64, 256 and 512
-                // KiB for `column_block`, nothing above a busy machine's noise.
-                fused_column_loads: 256,
+                // lavapipe 22.3, forward and backward in one dispatch against three, ms: 8x2048x7x7
+                // channels-last (392 loads) 0.71 1.13, 1.56 2.01; 1024x512 0.50 0.80, 0.77 1.02;
+                // 8x1024x14x14 channels-last (1,568 loads) 2.0 4.2, 2.5 3.5; 8x512x28x28 channels-last
+                // (6,272 loads) 6.8 18.2, 4.4 6.2. More workgroups (1,024 or 4,096) and shorter chunks for
+                // the passes without partials (8 to 64 rows) brought nothing; 256, 384 and 512 for
+                // `min_column_loads`, and 64, 256 and 512 KiB for `column_block`, nothing above a busy
+                // machine's noise.
+                fused_column_loads: 1_024,
                 // A load at a stride waits for its cache line, and so does a store. lavapipe 22.3, of the
                 // memcpy kernel's rate (forward, inference, backward): 8x256x56x56 channels-last 0.20 0.21
                 // 0.22 → 0.6 0.75 0.7; 65536x64 0.35 0.35 0.34 → 0.63 0.73 0.73. Inference by blocks of 16,
                 // 32, 64, 128, 256 KiB (C = 256): 7.4, 6.4, 5.9, 5.6, 5.8 ms. Without the touches 33 ms
-                // where that had 12; without those of what is written, 32. Four or eight tiles in registers
-                // and one row at a time gained as much where these are the whole row, and little elsewhere.
+                // where that had 12; without those of what is written, 32; of every second line only, half
+                // as fast. Where a tile is the whole row, memory is gone through in order anyway, and the
+                // touches cost a third: 8x64x112x112 8.3 5.0 12.8 → 6.2 3.6 8.9 ms.
                 column_block: 1 << 17,
-                fused_workgroups: 8,
-                tiny_loads: 256,
-                min_row: 32,
-                // lavapipe goes through the lanes and components of a load one by one. 22.3, 26 MB:
-                // statistics 2.50 → 2.12 ms, inference 5.10 → 3.82. To store 64 bits gains nothing
-                // (4.03), and to merge statistics by eight loads instead of four gains nothing either
-                // (8x64x112x112, forward: 15.3 and 14.5 to 17.1 ms).
+                fused_workgroups: 4,
+                // One workgroup alone, one dispatch against three, forward and backward, ms: 512x64 0.07
+                // 0.09, 0.14 0.18. 128x64x7x7 (784 loads) 1.16 1.69, 1.08 1.16.
+                tiny_loads: 512,
+                // As columns against as rows, forward, inference, backward, ms: inner 32 (2048x64x4x8) 10.4
+                // 4.2 11.3, 16.8 11.5 26.2; inner 48 12.1 5.8 14.3, 13.3 9.1 23.0; inner 56 13.1 5.8 14.9,
+                // 5.9 5.2 14.1; inner 64 12.5 6.5 14.9, 6.9 4.5 17.3.
+                min_row: 49,
+                // lavapipe goes through the lanes and components of every load and store one by one, so that
+                // few large ones are better. 22.3, 8x64x112x112, forward, inference, backward, ms: by 32
+                // bits 7.5 4.3 10.4 (only loads by 64), stores by 64 too 7.2 3.8 9.9, and pairs of vectors
+                // at once 6.0 3.4 8.1. To merge statistics by eight loads instead of four gains nothing.
                 wide_loads: true,
                 // lavapipe goes through the lanes of an atomic too. 22.3, add and ReLU, forward: 8x64x56x56
                 // 6.97 → 5.56 ms, 8x64x112x112 26.5 → 20.4 ms.

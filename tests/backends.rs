@@ -18,19 +18,23 @@ use crate::common::variants;
 
 /// Variants that differ in what is compiled, in the sample of `common/variants.rs`. The list cannot
 /// shrink unnoticed: who changes kernels or planning changes these numbers on purpose.
-const VARIANT_COUNT: usize = 12_252;
+const VARIANT_COUNT: usize = 13_833;
 /// Of these, those that differ in more than the numbers `LANES` and `GROUP`: all there are.
-const SOURCE_COUNT: usize = 7_071;
+const SOURCE_COUNT: usize = 8_859;
 
 /// Variants by what is compiled: some differ only in the memory of slots they do not have. A software
-/// adapter may load tensors by 64 bits.
+/// adapter may load tensors by 64 bits, and two vectors at once.
 fn distinct() -> Vec<(Variant, String)> {
     let mut known = HashSet::new();
     let all = variants::all();
     let software = |v: &&Variant| v.workgroup_size == 8 && variants::loads_tensors(v);
     let wide: Vec<_> = all.iter().filter(software).map(|v| Variant { wide: true, ..*v }).collect();
+    let pairs = |v: &&Variant| v.kernel.walks_pairs() && !v.weighted;
+    let paired: Vec<_> =
+        wide.iter().filter(pairs).map(|v| Variant { paired: true, ..*v }).collect();
     all.into_iter()
         .chain(wide)
+        .chain(paired)
         .map(|variant| (variant, shader::source(&variant)))
         .filter(|(v, source)| known.insert((source.clone(), format!("{:?}", shader::constants(v)))))
         .collect()

@@ -17,17 +17,41 @@ const ELEMENTS: [Element; 2] = [Element::F16, Element::Bf16];
 const MAIN: &str = "
     @compute @workgroup_size(64)
     fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-        let i = id.x;
+        // Four vectors at once, or one after the other.
+        let i = 4u * id.x;
+        let at = Places(i, i + 1u, i + 2u, i + 3u);
         if i * WIDTH >= arrayLength(&slot_gamma) {
             return;
         }
-        let x = load_x(i);
+        let v = Four(given(at.a), given(at.b), given(at.c), given(at.d));
+        var x = load_x_four(at);
+        if id.x % 2u == 0u {
+            store_y_four(at, v);
+        } else {
+            x = Four(load_x(at.a), load_x(at.b), load_x(at.c), load_x(at.d));
+            store_y(at.a, v.a);
+            store_y(at.b, v.b);
+            store_y(at.c, v.c);
+            store_y(at.d, v.d);
+        }
+        keep(at.a, x.a);
+        keep(at.b, x.b);
+        keep(at.c, x.c);
+        keep(at.d, x.d);
+    }
+
+    fn given(i: u32) -> V {
         var v = V(0.0);
         for (var c = 0u; c < WIDTH; c = c + 1u) {
-            store_saved(i * WIDTH + c, component(x, c));
             v = put(v, c, load_gamma(i * WIDTH + c));
         }
-        store_y(i, v);
+        return v;
+    }
+
+    fn keep(i: u32, x: V) {
+        for (var c = 0u; c < WIDTH; c = c + 1u) {
+            store_saved(i * WIDTH + c, component(x, c));
+        }
     }";
 
 fn widened(element: Element, half: u16) -> f32 {
@@ -52,21 +76,22 @@ fn largest(element: Element) -> u16 {
     }
 }
 
-/// How a device can load and store halves: vectors of four, by 64 bits too, and one at a time.
-fn accesses(gpu: &Gpu) -> Vec<(u32, bool)> {
-    let all = [(4, false), (1, false), (4, true)];
-    all.into_iter().filter(|(_, wide)| gpu.caps().int64 || !wide).collect()
+/// How a device can load and store halves: vectors of four, by 64 bits too, and two of these at once; and
+/// one at a time.
+fn accesses(gpu: &Gpu) -> Vec<(u32, bool, bool)> {
+    let all = [(4, false, false), (1, false, false), (4, true, false), (4, true, true)];
+    all.into_iter().filter(|(_, wide, _)| gpu.caps().int64 || !wide).collect()
 }
 
 /// A kernel that loads x and stores y so.
-fn variant(element: Element, (vector, wide): (u32, bool)) -> Variant {
+fn variant(element: Element, (vector, wide, paired): (u32, bool, bool)) -> Variant {
     let geometry = Geometry::new(&[2, 3, vector as usize], ChannelAxis::First).unwrap();
     let config = Config { element, single_value: SingleValue::Allow, ..Config::pytorch() };
     let plan = Plan::<Train>::new(geometry, &config, &Caps::webgpu_default()).unwrap();
     let all = [Slot::X, Slot::Y, Slot::Gamma, Slot::Saved];
     let fits = |v: &Variant| v.vector == vector && all.iter().all(|slot| v.slots.contains(*slot));
     let found = plan.stages().iter().map(|stage| stage.variant).find(fits);
-    Variant { wide, ..found.expect("one dispatch does it all") }
+    Variant { wide, paired, ..found.expect("one dispatch does it all") }
 }
 
 /// Every half as the kernels widen it, and every value as they narrow it.
@@ -123,7 +148,7 @@ fn convert(gpu: &Gpu, variant: &Variant, halves: &[u16], values: &[f32]) -> (Vec
         let mut pass = encoder.begin_compute_pass(&Default::default());
         pass.set_pipeline(&pipeline);
         pass.set_bind_group(0, &group, &[]);
-        let workgroups = (values.len() as u32 / variant.vector).div_ceil(64);
+        let workgroups = (values.len() as u32 / variant.vector).div_ceil(4 * 64);
         pass.dispatch_workgroups(workgroups, 1, 1);
     }
     let [_, (_, y), _, (_, saved)] = slots;
@@ -191,7 +216,7 @@ fn values(element: Element) -> Vec<f32> {
     let signed = magnitudes.into_iter().flat_map(|bits| [bits, bits | 0x8000_0000]);
     let random = (0..1 << 20).map(|_| random.bits() as u32);
     let mut all: Vec<f32> = signed.chain(random).map(f32::from_bits).collect();
-    all.resize(all.len().next_multiple_of(4), 0.0);
+    all.resize(all.len().next_multiple_of(16), 0.0);
     all
 }
 

@@ -10,7 +10,9 @@ use wgpu_batchnorm::{
 use crate::common::data::Random;
 
 fn caps(class: Class) -> Caps {
-    Caps { class, max_storage_binding_size: 4 << 30, ..Caps::webgpu_default() }
+    // As these adapters are: with words of 64 bits in software.
+    let int64 = class == Class::Software;
+    Caps { class, int64, max_storage_binding_size: 4 << 30, ..Caps::webgpu_default() }
 }
 
 fn examine<O: Operation>(geometry: Geometry, caps: &Caps) {
@@ -390,22 +392,31 @@ fn loops(stage: &Stage) -> u64 {
     let (lanes, width) = (u64::from(stage.variant.workgroup_size), u64::from(stage.variant.vector));
     let long = u64::from(p.step_count) + u64::from(p.tail > 0);
     let chunk = u64::from(p.chunk).min(long);
-    let sweep = |steps: u64| steps / 4 + steps % 4;
-    let (rows, columns) = (sweep(chunk.div_ceil(lanes)), sweep(chunk));
+    let pair = 1 + u64::from(stage.variant.paired);
+    let columns = pair * width;
+    // Fours of vectors, then the lane's own one or two at a time, by a loop.
+    let (mut rows, mut step) = (0, 0);
+    while step + (4 - pair) * lanes + pair - 1 < chunk {
+        (rows, step) = (rows + 1, step + 4 * lanes);
+    }
+    rows += (chunk - chunk.min(step)).div_ceil(pair * lanes) * (1 + pair);
+    // Statistics take four rows at a time, the others as many as make four vectors.
+    let quads = |rows: u64| rows / 4 + rows % 4;
+    let fours = |rows: u64| rows / (4 / pair) + rows % (4 / pair);
     let tree = |lanes: u64| u64::from(lanes.ilog2());
     // Of columns: the blocks of the first chunk, the touches of each, its strips.
     let blocks = |of_rows: &dyn Fn(u64) -> u64| {
         let [loads, tiles, line] = [p.row_loads, p.tiles, p.line].map(u64::from);
-        let tiles = tiles.min(loads.div_ceil(lanes));
+        let tiles = tiles.min(loads.div_ceil(lanes * pair));
         let mut count = 0;
         for begin in (0..chunk).step_by(p.block as usize) {
             let rows = u64::from(p.block).min(chunk - begin);
-            if line > 0 && loads <= tiles * lanes {
+            if line > 0 && loads <= tiles * lanes * pair {
                 count += 1 + (rows * loads).div_ceil(lanes * line);
             } else if line > 0 {
-                count += rows * (1 + tiles.div_ceil(line));
+                count += rows * (1 + (tiles * pair).div_ceil(line));
             }
-            count += 1 + tiles * (1 + of_rows(rows) + 2 * width);
+            count += 1 + tiles * (1 + of_rows(rows) + 2 * columns);
         }
         count
     };
@@ -423,17 +434,16 @@ fn loops(stage: &Stage) -> u64 {
         }
         Kernel::RowsWeightedStatistics => chunk.div_ceil(lanes) + 2 * (tree(lanes) + width),
         Kernel::ColumnsWeightedStatistics => chunk + width,
-        Kernel::RowsStatistics | Kernel::RowsReduce => rows + tree(lanes),
+        Kernel::RowsStatistics | Kernel::RowsReduce | Kernel::RowsFrozen => rows + tree(lanes),
         Kernel::RowsNormalize | Kernel::RowsGradient => rows,
         Kernel::RowsForward | Kernel::RowsBackward => 2 * rows + tree(lanes),
-        Kernel::RowsFrozen => chunk.div_ceil(lanes) + tree(lanes),
-        Kernel::ColumnsStatistics
-        | Kernel::ColumnsNormalize
+        Kernel::ColumnsStatistics => blocks(&quads),
+        Kernel::ColumnsNormalize
         | Kernel::ColumnsReduce
-        | Kernel::ColumnsGradient => blocks(&sweep),
-        Kernel::ColumnsForward => 2 * columns + 3 * width,
-        Kernel::ColumnsBackward => 2 * columns + 2 * width,
-        Kernel::ColumnsFrozen => blocks(&|rows| rows),
+        | Kernel::ColumnsGradient
+        | Kernel::ColumnsFrozen => blocks(&fours),
+        Kernel::ColumnsForward => quads(chunk) + fours(chunk) + 3 * columns,
+        Kernel::ColumnsBackward => 2 * fours(chunk) + 2 * columns,
     }
 }
 

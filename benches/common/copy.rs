@@ -3,11 +3,12 @@
 //!
 //! | device (25.7 MB, GB/s read + written) | 8 lanes | 64 lanes | 256 lanes |
 //! |---|---|---|---|
-//! | llvmpipe, Mesa 22.3.6, 2 cores of an AMD EPYC, 64 to 4096 workgroups | 1.66–1.69 | 0.86–0.90 | 0.85–1.33 |
+//! | llvmpipe, Mesa 22.3.6, 2 cores, vec4<u64>, 64 to 4096 workgroups | 18.8 | 7.6–8.6 | 10.3–12.1 |
+//! | the same, vec4<f32> | 12.5 | 2.4–2.6 | 2.4–7.0 |
 //!
-//! There, an unrolled copy by single invocations at addresses that are the same for a whole
-//! workgroup, and 16 or 32 lanes, did not pay (0.8 to 1.1 of 8 lanes). What costs is a load, some
-//! 20 ns for a vec4; a store costs a fifth of that. No hardware GPU has been measured.
+//! lavapipe goes through the lanes of every load and store one by one, so that few large ones are
+//! better. An unrolled copy by single invocations at addresses that are the same for a whole workgroup,
+//! and 16 or 32 lanes, did not pay (0.8 to 1.1 of 8 lanes). No hardware GPU has been measured.
 
 use std::num::NonZeroU64;
 
@@ -23,32 +24,37 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Copies the first `size` bytes, in whole vectors of 16.
+    /// Copies the first `size` bytes, in whole vectors.
     pub fn of(gpu: &Gpu, x: &wgpu::Buffer, y: &wgpu::Buffer, size: u64) -> Self {
         let (lanes, workgroups) = match gpu.caps().class {
             Class::Software => (8u32, 256u32),
             Class::Hardware => (256, 4_096),
         };
-        Self::with_geometry(gpu, x, y, size, lanes, workgroups)
+        let wide = gpu.caps().class == Class::Software && gpu.caps().int64;
+        Self::with_geometry(gpu, x, y, size, wide, [lanes, workgroups])
     }
 
-    /// With `lanes` invocations in each of about `workgroups` workgroups.
+    /// With so many invocations in each of about so many workgroups, in vectors of 32 bytes where it is
+    /// `wide`, else of 16.
     pub fn with_geometry(
         gpu: &Gpu,
         x: &wgpu::Buffer,
         y: &wgpu::Buffer,
         size: u64,
-        lanes: u32,
-        workgroups: u32,
+        wide: bool,
+        [lanes, workgroups]: [u32; 2],
     ) -> Self {
         let device = gpu.device();
         // Of what does not fit one binding, as much as does.
-        let size = (size.min(gpu.caps().max_storage_binding_size) / 16).max(1) * 16;
-        let length = (size / 16) as u32;
+        let vector = if wide { 32 } else { 16 };
+        let size = (size.min(gpu.caps().max_storage_binding_size) / vector).max(1) * vector;
+        let length = (size / vector) as u32;
         let chunk = length.div_ceil(workgroups).next_multiple_of(4 * lanes);
+        let vector = if wide { "vec4<u64>" } else { "vec4<f32>" };
+        let source = format!("alias Vector = {vector};{}", include_str!("../../shaders/copy.wgsl"));
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some("copy"),
-            source: wgpu::ShaderSource::Wgsl(include_str!("../../shaders/copy.wgsl").into()),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
         };
         // SAFETY: indices stay below `length`, the number of whole vectors in both buffers, and
         // every loop advances towards its end. The kernels are compiled with the same freedom.

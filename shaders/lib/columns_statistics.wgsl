@@ -1,39 +1,65 @@
 
 // As shift_of has them; of neighbouring channels by whole vectors.
-fn shifts_of(strip: Strip) -> V {
-    var k = V(0.0);
+fn shifts_of(strip: Strip) -> Both {
+    var k = both(V(0.0));
     if NEIGHBOURS {
         let first = params.base + channel_of(strip, 0u) / WIDTH;
-        let a = load_x(first);
-        let b = load_x(first + params.step_count / 2u * params.row_loads);
-        let c = load_x(first + (params.step_count - 1u) * params.row_loads);
-        for (var i = 0u; i < WIDTH; i = i + 1u) {
-            k = put(k, i, shift_from(component(a, i), component(b, i), component(c, i)));
+        let middle = first + params.step_count / 2u * params.row_loads;
+        let last = first + (params.step_count - 1u) * params.row_loads;
+        for (var i = 0u; i < COLUMNS; i = i + 1u) {
+            let next = i / WIDTH;
+            let a = component(load_x(first + next), i % WIDTH);
+            let b = component(load_x(middle + next), i % WIDTH);
+            let c = component(load_x(last + next), i % WIDTH);
+            k = put_component(k, i, shift_from(a, b, c));
         }
         return k;
     }
-    for (var i = 0u; i < WIDTH; i = i + 1u) {
-        k = put(k, i, shift_of(channel_of(strip, i)));
+    for (var i = 0u; i < COLUMNS; i = i + 1u) {
+        k = put_component(k, i, shift_of(channel_of(strip, i)));
     }
     return k;
 }
 
+// One for each vector of a strip.
+struct Accumulators {
+    a: Accumulator,
+    b: Accumulator,
+}
+
+fn accumulators() -> Accumulators {
+    return Accumulators(accumulator(), accumulator());
+}
+
+fn moments_of_column(a: Accumulators, i: u32) -> Moments {
+    if PAIR == 2u && i >= WIDTH {
+        return moments_of(a.b, i - WIDTH);
+    }
+    return moments_of(a.a, i);
+}
+
 // Adds the moments of every column of a strip.
-fn columns_moments(strip: Strip, k: V, before: Accumulator) -> Accumulator {
+fn columns_moments(strip: Strip, k: Both, before: Accumulators) -> Accumulators {
     var a = before;
     let stride = params.row_loads;
     var row = strip.begin;
     var i = index_of(strip, row);
     for (; row + 3u < strip.end; row = row + 4u) {
-        let d0 = load_x(i) - k;
-        let d1 = load_x(i + stride) - k;
-        let d2 = load_x(i + 2u * stride) - k;
-        let d3 = load_x(i + 3u * stride) - k;
-        a = add_four(a, d0, d1, d2, d3);
+        let d = minus(load_x_four(rows_from(i)), k);
+        if PAIR == 2u {
+            let e = minus(load_x_four(rows_from(i + 2u * stride)), k);
+            a.a = add_four(a.a, d.a, d.c, e.a, e.c);
+            a.b = add_four(a.b, d.b, d.d, e.b, e.d);
+        } else {
+            a.a = add_four(a.a, d.a, d.b, d.c, d.d);
+        }
         i = i + 4u * stride;
     }
     for (; row < strip.end; row = row + 1u) {
-        a = add_one(a, load_x(i) - k);
+        a.a = add_one(a.a, load_x(i) - k.a);
+        if PAIR == 2u {
+            a.b = add_one(a.b, load_x(i + 1u) - k.b);
+        }
         i = i + stride;
     }
     return a;

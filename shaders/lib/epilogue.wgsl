@@ -5,8 +5,13 @@ fn finish(i: u32, v: V, z: V) {
     store_y(i, activate(plus_residual(v, z)));
 }
 
+fn finish_four(at: Places, v: Four, z: Four) {
+    let sum = plus_residuals(v, z);
+    let y = Four(activate(sum.a), activate(sum.b), activate(sum.c), activate(sum.d));
+    store_y_four(at, y);
+}
+
 // The gradient of v, from dy and from v itself.
-fn incoming(i: u32, v: V) -> V {
-    let dy = load_dy(i);
-    return unless_nothing(dy, backpropagate(dy, plus_residual(v, load_z(i))));
+fn gradient_before(i: u32, dy: V, z: V, v: V) -> V {
+    return unless_nothing(dy, backpropagate(dy, plus_residual(v, z)));
 }

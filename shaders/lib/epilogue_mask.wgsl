@@ -2,17 +2,33 @@
 // y = act(v + z), and back by the mask: one bit per value, set where the slope is 1. The backward
 // needs neither v nor z.
 
-// Gives the bits of one vector.
-fn finish_open(i: u32, v: V, z: V) -> u32 {
+fn finish(i: u32, v: V, z: V) {
     let sum = plus_residual(v, z);
     store_y(i, activate(sum));
-    return bits_of(is_open(sum));
+    store_mask(i, bits_of(is_open(sum)));
 }
 
-fn finish(i: u32, v: V, z: V) {
-    store_mask(i, finish_open(i, v, z));
+// Gives the bits of each vector.
+fn finish_open(at: Places, v: Four, z: Four) -> vec4<u32> {
+    let sum = plus_residuals(v, z);
+    let y = Four(activate(sum.a), activate(sum.b), activate(sum.c), activate(sum.d));
+    store_y_four(at, y);
+    return vec4<u32>(
+        bits_of(is_open(sum.a)),
+        bits_of(is_open(sum.b)),
+        bits_of(is_open(sum.c)),
+        bits_of(is_open(sum.d)),
+    );
 }
 
-fn incoming(i: u32, v: V) -> V {
-    return gate(load_dy(i), from_bits(load_mask(i)));
+fn finish_four(at: Places, v: Four, z: Four) {
+    let bits = finish_open(at, v, z);
+    store_mask(at.a, bits.x);
+    store_mask(at.b, bits.y);
+    store_mask(at.c, bits.z);
+    store_mask(at.d, bits.w);
+}
+
+fn gradient_before(i: u32, dy: V, z: V, v: V) -> V {
+    return gate(dy, from_bits(load_mask(i)));
 }

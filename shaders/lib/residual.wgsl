@@ -6,10 +6,40 @@ fn plus_residual(v: V, z: V) -> V {
     return v;
 }
 
+fn plus_residuals(v: Four, z: Four) -> Four {
+    return Four(
+        plus_residual(v.a, z.a),
+        plus_residual(v.b, z.b),
+        plus_residual(v.c, z.c),
+        plus_residual(v.d, z.d),
+    );
+}
+
+fn incoming(i: u32, v: V) -> V {
+    return gradient_before(i, load_dy(i), load_z(i), v);
+}
+
+fn incoming_four(at: Places, v: Four) -> Four {
+    let dy = load_dy_four(at);
+    let z = load_z_four(at);
+    return Four(
+        gradient_before(at.a, dy.a, z.a, v.a),
+        gradient_before(at.b, dy.b, z.b, v.b),
+        gradient_before(at.c, dy.c, z.c, v.c),
+        gradient_before(at.d, dy.d, z.d, v.d),
+    );
+}
+
 // The gradient of v, kept as dz where dz is wanted.
 fn keep_incoming(i: u32, v: V) -> V {
     let g = incoming(i, v);
     store_dz(i, g);
+    return g;
+}
+
+fn keep_incoming_four(at: Places, v: Four) -> Four {
+    let g = incoming_four(at, v);
+    store_dz_four(at, g);
     return g;
 }
 
@@ -21,12 +51,26 @@ fn incoming_again(i: u32, v: V) -> V {
     return incoming(i, v);
 }
 
+fn incoming_again_four(at: Places, v: Four) -> Four {
+    if HAS_DZ {
+        return load_dz_four(at);
+    }
+    return incoming_four(at, v);
+}
+
 // With frozen statistics: from dz where an earlier dispatch kept it.
 fn frozen_incoming(i: u32, v: V) -> V {
     if HAS_DY {
         return keep_incoming(i, v);
     }
     return load_dz(i);
+}
+
+fn frozen_incoming_four(at: Places, v: Four) -> Four {
+    if HAS_DY {
+        return keep_incoming_four(at, v);
+    }
+    return load_dz_four(at);
 }
 
 // Where positions have weights, a gradient of 0 adds nothing, whatever it is multiplied with: padding
@@ -40,4 +84,8 @@ fn unless_nothing(g: V, v: V) -> V {
 
 fn times(g: V, x: V) -> V {
     return g * unless_nothing(g, x);
+}
+
+fn times_four(g: Four, x: Four) -> Four {
+    return Four(times(g.a, x.a), times(g.b, x.b), times(g.c, x.c), times(g.d, x.d));
 }

@@ -9,35 +9,34 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
     let offset = V(slope.offset);
     let factor = V(slope.factor);
     let weight = V(slope.weight);
-    var step = range.begin + lane;
+    let slopes = Slopes(both(scale), both(offset), both(factor), both(weight));
+    var step = first_step(range, lane);
     var w = walk_from(range.channel, step);
-    for (; step + 3u * LANES < range.end; step = step + 4u * LANES) {
-        let w1 = advance(w);
-        let w2 = advance(w1);
-        let w3 = advance(w2);
-        let x0 = load_x(w.index) - mean;
-        let x1 = load_x(w1.index) - mean;
-        let x2 = load_x(w2.index) - mean;
-        let x3 = load_x(w3.index) - mean;
-        let g0 = weigh(incoming_again(w.index, x0 * gain + shift), weight);
-        let g1 = weigh(incoming_again(w1.index, x1 * gain + shift), weight);
-        let g2 = weigh(incoming_again(w2.index, x2 * gain + shift), weight);
-        let g3 = weigh(incoming_again(w3.index, x3 * gain + shift), weight);
-        let v0 = load_weights(params.weights_base + step);
-        let v1 = load_weights(params.weights_base + step + LANES);
-        let v2 = load_weights(params.weights_base + step + 2u * LANES);
-        let v3 = load_weights(params.weights_base + step + 3u * LANES);
-        store_dx(w.index, gradient_at(g0, x0, v0, scale, offset, factor));
-        store_dx(w1.index, gradient_at(g1, x1, v1, scale, offset, factor));
-        store_dx(w2.index, gradient_at(g2, x2, v2, scale, offset, factor));
-        store_dx(w3.index, gradient_at(g3, x3, v3, scale, offset, factor));
-        w = advance(w3);
+    for (; has_stride(range, step); step = step + 4u * LANES) {
+        let stride = stride_from(w);
+        let x = minus(load_x_four(stride.at), both(mean));
+        let g = incoming_again_four(stride.at, scaled(x, both(gain), both(shift)));
+        store_dx_four(stride.at, gradients_at(g, x, weights_from(step), slopes));
+        w = stride.next;
     }
-    for (; step < range.end; step = step + LANES) {
-        let x = load_x(w.index) - mean;
-        let g = weigh(incoming_again(w.index, x * gain + shift), weight);
-        let v = load_weights(params.weights_base + step);
-        store_dx(w.index, gradient_at(g, x, v, scale, offset, factor));
+    for (; step < range.end; step = step + PAIR * LANES) {
+        for (var i = 0u; i < PAIR; i = i + 1u) {
+            let x = load_x(w.index + i) - mean;
+            let g = weigh(incoming_again(w.index + i, x * gain + shift), weight);
+            let v = load_weights(params.weights_base + step + i);
+            store_dx(w.index + i, gradient_at(g, x, v, scale, offset, factor));
+        }
         w = advance(w);
     }
+}
+
+// Where positions have weights, lanes take no pairs.
+fn weights_from(step: u32) -> Four {
+    let i = params.weights_base + step;
+    return Four(
+        load_weights(i),
+        load_weights(i + LANES),
+        load_weights(i + 2u * LANES),
+        load_weights(i + 3u * LANES),
+    );
 }

@@ -5,28 +5,19 @@ fn rows_normalize(range: Range, lane: u32, center: Center) {
     let affine = affine_of(range.channel, center);
     let gain = V(affine.gain);
     let shift = V(affine.shift);
-    var step = range.begin + lane;
+    var step = first_step(range, lane);
     var w = walk_from(range.channel, step);
-    for (; step + 3u * LANES < range.end; step = step + 4u * LANES) {
-        let w1 = advance(w);
-        let w2 = advance(w1);
-        let w3 = advance(w2);
-        let x0 = load_x(w.index);
-        let x1 = load_x(w1.index);
-        let x2 = load_x(w2.index);
-        let x3 = load_x(w3.index);
-        let z0 = load_z(w.index);
-        let z1 = load_z(w1.index);
-        let z2 = load_z(w2.index);
-        let z3 = load_z(w3.index);
-        finish(w.index, (x0 - mean) * gain + shift, z0);
-        finish(w1.index, (x1 - mean) * gain + shift, z1);
-        finish(w2.index, (x2 - mean) * gain + shift, z2);
-        finish(w3.index, (x3 - mean) * gain + shift, z3);
-        w = advance(w3);
+    for (; has_stride(range, step); step = step + 4u * LANES) {
+        let stride = stride_from(w);
+        let x = minus(load_x_four(stride.at), both(mean));
+        let v = scaled(x, both(gain), both(shift));
+        finish_four(stride.at, v, load_z_four(stride.at));
+        w = stride.next;
     }
-    for (; step < range.end; step = step + LANES) {
-        finish(w.index, (load_x(w.index) - mean) * gain + shift, load_z(w.index));
+    for (; step < range.end; step = step + PAIR * LANES) {
+        for (var i = w.index; i < w.index + PAIR; i = i + 1u) {
+            finish(i, (load_x(i) - mean) * gain + shift, load_z(i));
+        }
         w = advance(w);
     }
 }

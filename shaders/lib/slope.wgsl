@@ -49,6 +49,27 @@ fn gradient_at(g: V, x: V, weight: V, scale: V, offset: V, factor: V) -> V {
     return scale * ((g - offset) - x * factor);
 }
 
+// The same of four vectors, before they are weighed.
+struct Slopes {
+    scale: Both,
+    offset: Both,
+    factor: Both,
+    weight: Both,
+}
+
+fn gradients_at(g: Four, x: Four, weights: Four, s: Slopes) -> Four {
+    let a = weigh(g.a, s.weight.a);
+    let b = weigh(g.b, s.weight.b);
+    let c = weigh(g.c, s.weight.a);
+    let d = weigh(g.d, s.weight.b);
+    return Four(
+        gradient_at(a, x.a, weights.a, s.scale.a, s.offset.a, s.factor.a),
+        gradient_at(b, x.b, weights.b, s.scale.b, s.offset.b, s.factor.b),
+        gradient_at(c, x.c, weights.c, s.scale.a, s.offset.a, s.factor.a),
+        gradient_at(d, x.d, weights.d, s.scale.b, s.offset.b, s.factor.b),
+    );
+}
+
 // dβ = S₁ and dγ = S₂·i (S₂·i·r + S₁·d, where the batch is renormalized); and the sums themselves.
 fn store_parameter_gradients(channel: u32, inv_std: f32, s: Sums) {
     var dgamma = s.dyx * inv_std;

@@ -3,10 +3,10 @@
 // only the own bits are flipped where they differ, atomically.
 
 fn unpack(word: u32, i: u32) -> V {
-    return widen((word >> (i % 2u * 16u)) & 0xffffu);
+    return widen(word << (16u - i % 2u * 16u));
 }
 
 fn difference(word: u32, i: u32, v: V) -> u32 {
     let shift = i % 2u * 16u;
-    return (((word >> shift) & 0xffffu) ^ narrow(v)) << shift;
+    return (((word >> shift) & 0xffffu) ^ (narrow(v) >> 16u)) << shift;
 }

@@ -1,12 +1,32 @@
 
 // Four values in two words of 64 bits, the first in the low bits.
-fn unpack_wide(words: vec2<u64>) -> V {
+alias Wide = vec2<u64>;
+alias Pair = vec4<u64>;
+
+fn unpack_wide(words: Wide) -> V {
     let low = vec2<u32>(words);
     let high = vec2<u32>(words >> vec2<u32>(32u));
     return bitcast<V>(U(low.x, high.x, low.y, high.y));
 }
 
-fn pack_wide(v: V) -> vec2<u64> {
+fn pack_wide(v: V) -> Wide {
     let bits = bitcast<U>(v);
-    return vec2<u64>(bits.xz) | (vec2<u64>(bits.yw) << vec2<u32>(32u));
+    return Wide(bits.xz) | (Wide(bits.yw) << vec2<u32>(32u));
+}
+
+fn first_of(pair: Pair) -> Wide {
+    return pair.xy;
+}
+
+fn second_of(pair: Pair) -> Wide {
+    return pair.zw;
+}
+
+// The i-th vector, if the pair is that of i.
+fn one_of(pair: Pair, i: u32) -> Wide {
+    return select(first_of(pair), second_of(pair), i % 2u == 1u);
+}
+
+fn put_wide(pair: Pair, i: u32, v: Wide) -> Pair {
+    return select(Pair(v, second_of(pair)), Pair(first_of(pair), v), i % 2u == 1u);
 }

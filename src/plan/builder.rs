@@ -14,6 +14,9 @@ pub(super) const MAX_WORKGROUP_SIZE: u32 = 1 << 16;
 const MAX_TILES: u64 = 32;
 const MAX_VISITS: u64 = 2_048;
 
+/// Bytes of the largest vector that a kernel loads: where windows are bound is a multiple of it.
+const LARGEST_LOAD: u64 = 32;
+
 /// Bytes that a processor loads at once.
 const CACHE_LINE: u64 = 64;
 
@@ -89,6 +92,8 @@ pub struct Builder<'a> {
     pub(super) slope: Option<&'static str>,
     max_buffers: u32,
     wide: bool,
+    /// Vectors that a lane has side by side: 2 or 1.
+    pair: u32,
 }
 
 impl<'a> Builder<'a> {
@@ -116,7 +121,7 @@ impl<'a> Builder<'a> {
             plane: 0,
             window: windows[0],
             windows,
-            alignment: u64::from(caps.storage_alignment).max(16),
+            alignment: u64::from(caps.storage_alignment).max(LARGEST_LOAD),
             merged: 0,
             tensor_size: 0,
             empty: geometry.is_empty(),
@@ -129,6 +134,7 @@ impl<'a> Builder<'a> {
             slope: None,
             max_buffers: caps.max_storage_buffers,
             wide: tuning.wide_loads && caps.int64,
+            pair: 1,
         };
         builder.params.activation = config.activation.parameter() as f32;
         builder.params.channel_count = geometry.channels().min(u64::from(u32::MAX)) as u32;
@@ -258,9 +264,8 @@ impl<'a> Builder<'a> {
             self.fused = may_fuse && self.one_dispatch(steps.div_ceil(lanes));
             self.params.row_loads = row_loads as u32;
             self.params.row_stride = (g.channels() * row_loads) as u32;
-            self.params.advance_place = (lanes % row_loads) as u32;
-            self.params.advance_index =
-                (lanes / row_loads * g.channels() * row_loads + lanes % row_loads) as u32;
+            self.pair = self.pair_of(g.inner());
+            self.params = self.params.advanced_by(self.pair * t.workgroup_size);
             self.params.run = 1;
             self.params.per_chunk = 1;
             self.params.weight = self.vector;
@@ -273,7 +278,8 @@ impl<'a> Builder<'a> {
                 if whole && width.is_multiple_of(4) && total.is_multiple_of(4) { 4 } else { 1 }
             };
             self.vector = vector_of(columns);
-            self.across = (columns / u64::from(self.vector)).div_ceil(lanes);
+            self.pair = self.pair_of(columns);
+            self.across = columns.div_ceil(lanes * self.strip());
             self.fused = may_fuse && g.inner() == 1 && self.one_dispatch(g.outer());
             let mut period = 1;
             if !self.fused {
@@ -286,8 +292,9 @@ impl<'a> Builder<'a> {
             width = columns * period;
             steps = g.outer() / period;
             tail = g.outer() % period * columns;
+            self.pair = self.pair_of(gcd(width, tail));
             self.params.row_loads = (width / u64::from(self.vector)) as u32;
-            self.neighbours = g.inner() == 1 && g.channels().is_multiple_of(u64::from(self.vector));
+            self.neighbours = g.inner() == 1 && g.channels().is_multiple_of(self.strip());
             self.lay_out_tiles(if self.fused { 0 } else { t.column_block });
             self.params.run = g.inner() as u32;
             self.params.per_chunk = (g.inner() * period) as u32;
@@ -300,7 +307,8 @@ impl<'a> Builder<'a> {
         if self.params.line > 0 {
             // Blocks take more iterations than a strip, so that chunks may have to be shorter. Where
             // this makes more partials than a workgroup can merge, there are no blocks.
-            let block = self.params.block_iterations([lanes, self.vector.into()], |rows| rows);
+            let strip = [u64::from(self.pair), self.strip()];
+            let block = self.params.block_iterations(lanes, strip, |rows| rows);
             let blocks = (u64::from(MAX_ITERATIONS) / block).max(1);
             let shorter = chunk.min(blocks * u64::from(self.params.block));
             let partials = long.div_ceil(shorter) * u64::from(self.params.per_chunk);
@@ -328,6 +336,22 @@ impl<'a> Builder<'a> {
         params.sums = (self.plane * 2) as u32;
     }
 
+    /// Whether a lane takes pairs of vectors: what lies together has to be whole pairs of them, and the
+    /// window to begin with one.
+    fn pair_of(&self, length: u64) -> u32 {
+        let pairs = self.wide
+            && self.vector == 4
+            && !self.config.weights
+            && length.is_multiple_of(8)
+            && self.window.first.is_multiple_of(8);
+        1 + u32::from(pairs)
+    }
+
+    /// Elements that a lane has side by side.
+    fn strip(&self) -> u64 {
+        u64::from(self.pair * self.vector)
+    }
+
     /// How many steps make a chunk.
     fn cut(&self, long: u64, span: u64) -> u64 {
         if self.fused {
@@ -346,14 +370,16 @@ impl<'a> Builder<'a> {
     fn lay_out_tiles(&mut self, size: u32) {
         let (size, lanes) = (u64::from(size), u64::from(self.tuning.workgroup_size));
         let load = u64::from(self.vector) * self.config.element.size();
-        let total = u64::from(self.params.row_loads).div_ceil(lanes);
-        self.across = total.div_ceil((size / (4 * lanes * load)).clamp(1, MAX_TILES));
+        let lane = u64::from(self.pair) * load;
+        let total = u64::from(self.params.row_loads / self.pair).div_ceil(lanes);
+        self.across = total.div_ceil((size / (4 * lanes * lane)).clamp(1, MAX_TILES));
         let tiles = total.div_ceil(self.across.max(1));
-        let rows = (size / (tiles * lanes * load).max(1)).min(MAX_VISITS / tiles.max(1));
+        let rows = (size / (tiles * lanes * lane).max(1)).min(MAX_VISITS / tiles.max(1));
         self.params.tiles = tiles as u32;
         self.params.parts = self.across as u32;
         self.params.block = (rows / 4 * 4).max(4) as u32;
-        self.params.line = if size > 0 { (CACHE_LINE / load) as u32 } else { 0 };
+        let touches = size > 0 && u64::from(self.params.row_loads) > lanes * u64::from(self.pair);
+        self.params.line = if touches { (CACHE_LINE / load) as u32 } else { 0 };
     }
 
     fn layout_path(&self) -> &'static str {
@@ -414,6 +440,8 @@ impl<'a> Builder<'a> {
             _ => 1,
         };
         let params = Params { workgroup_count: workgroup_count as u32, ..self.params };
+        let wide = self.wide && self.vector == 4 && slots.iter().any(|slot| slot.is_tensor());
+        let paired = self.pair == 2 && kernel.walks_pairs();
         // As even a fold as possible, so that few workgroups of the last row are idle.
         let rows = workgroup_count.div_ceil(u64::from(self.max_per_dimension)).max(1);
         let grid = [workgroup_count.div_ceil(rows) as u32, rows as u32, 1];
@@ -449,7 +477,8 @@ impl<'a> Builder<'a> {
                 ),
             weighted: self.weighted && kernel.knows_weights(),
             neighbours: self.neighbours && kernel.walks_columns(),
-            wide: self.wide && self.vector == 4 && slots.iter().any(|slot| slot.is_tensor()),
+            wide,
+            paired,
             words: self.has_words()
                 && slots.contains(Slot::Mask)
                 && matches!(kernel, Kernel::RowsNormalize | Kernel::RowsForward),
@@ -1049,7 +1078,7 @@ pub(super) const MIN_WINDOW: u64 = 64;
 /// Elements of a tensor that one dispatch can bind, with room to begin at an aligned byte.
 pub(super) fn window_limit(element: Element, caps: &Caps) -> u64 {
     let bytes = caps.max_storage_binding_size.min(MAX_WINDOW);
-    bytes.saturating_sub(u64::from(caps.storage_alignment).max(16)) / element.size()
+    bytes.saturating_sub(u64::from(caps.storage_alignment).max(LARGEST_LOAD)) / element.size()
 }
 
 /// One bit per value, in whole words.

@@ -147,11 +147,20 @@ pub struct Params {
 }
 
 impl Params {
+    /// Rows: with steps of so many vector loads.
+    pub(super) fn advanced_by(self, loads: u32) -> Self {
+        let (rows, place) = (loads / self.row_loads, loads % self.row_loads);
+        // It wraps only where the next step is far behind the tensor's end.
+        let advance_index = rows.wrapping_mul(self.row_stride).wrapping_add(place);
+        Self { advance_place: place, advance_index, ..self }
+    }
+
     /// How often an invocation loops in one block of columns, at most, when it does in so many rows
     /// of one column.
     pub(super) fn block_iterations(
         &self,
-        [lanes, vector]: [u64; 2],
+        lanes: u64,
+        [pair, columns]: [u64; 2],
         of_rows: impl Fn(u64) -> u64,
     ) -> u64 {
         let [tiles, block, line] = [self.tiles, self.block, self.line].map(u64::from);
@@ -159,11 +168,13 @@ impl Params {
         let touches = match line {
             0 => 0,
             // As one row.
-            _ if row_loads <= tiles * lanes => 1 + (block * row_loads).div_ceil(lanes * line),
-            _ => block * (1 + tiles.div_ceil(line)),
+            _ if row_loads <= tiles * lanes * pair => {
+                1 + (block * row_loads).div_ceil(lanes * line)
+            }
+            _ => block * (1 + (tiles * pair).div_ceil(line)),
         };
-        // At most three loops over the components of a vector.
-        1 + touches + tiles * (1 + of_rows(block) + 3 * vector)
+        // At most three loops over the columns of a strip.
+        1 + touches + tiles * (1 + of_rows(block) + 3 * columns)
     }
 }
 
@@ -230,8 +241,10 @@ pub struct Variant {
     pub weighted: bool,
     /// Columns: a vector's columns are neighbouring channels.
     pub neighbours: bool,
-    /// Tensors that are read lie as words of 64 bits.
+    /// Tensors lie as words of 64 bits.
     pub wide: bool,
+    /// Rows: an invocation has two neighbouring vectors at a time.
+    pub paired: bool,
     /// Rows: an invocation has all values of a word of the mask.
     pub words: bool,
 }
@@ -264,11 +277,15 @@ impl Stage {
     pub fn iterations(&self) -> u64 {
         let p = &self.params;
         let lanes = u64::from(self.variant.workgroup_size);
+        let pair = 1 + u64::from(self.variant.paired);
+        let strip = [pair, pair * u64::from(self.variant.vector)];
         // A loop of fours and a loop over what is left.
         let sweep = |steps: u64| steps / 4 + 3;
-        let rows = sweep(u64::from(p.chunk).div_ceil(lanes));
-        let columns = sweep(u64::from(p.chunk)) + 8 * 4;
-        let wide = [lanes, self.variant.vector.into()];
+        // Where that is walked in pairs, or as if it were.
+        let rows = sweep(u64::from(p.chunk).div_ceil(lanes)) + 6;
+        // Of pairs, two rows make four vectors.
+        let columns_sweep = |rows: u64| pair * sweep(rows);
+        let columns = columns_sweep(u64::from(p.chunk)) + 8 * strip[1];
         let tree = u64::from(lanes.ilog2());
         let partials = u64::from(p.chunk_count) * u64::from(p.per_chunk);
         match self.variant.kernel {
@@ -280,18 +297,19 @@ impl Stage {
             Kernel::MergeParts => {
                 2 * (partials.div_ceil(u64::from(self.variant.group_size)) + tree)
             }
-            Kernel::RowsStatistics | Kernel::RowsReduce => rows + tree,
+            Kernel::RowsStatistics | Kernel::RowsReduce | Kernel::RowsFrozen => rows + tree,
             Kernel::RowsWeightedStatistics => u64::from(p.chunk).div_ceil(lanes) + 2 * tree + 8,
             Kernel::ColumnsWeightedStatistics => u64::from(p.chunk) + 8 * 4,
             Kernel::RowsNormalize | Kernel::RowsGradient => rows,
             Kernel::RowsForward | Kernel::RowsBackward => 2 * rows + tree,
-            Kernel::RowsFrozen => u64::from(p.chunk).div_ceil(lanes) + tree,
             Kernel::ColumnsStatistics
             | Kernel::ColumnsNormalize
             | Kernel::ColumnsReduce
-            | Kernel::ColumnsGradient => self.blocks() * p.block_iterations(wide, sweep),
+            | Kernel::ColumnsGradient
+            | Kernel::ColumnsFrozen => {
+                self.blocks() * p.block_iterations(lanes, strip, columns_sweep)
+            }
             Kernel::ColumnsForward | Kernel::ColumnsBackward => 2 * columns,
-            Kernel::ColumnsFrozen => self.blocks() * p.block_iterations(wide, |rows| rows),
         }
     }
 
@@ -311,6 +329,20 @@ impl Kernel {
                 | Self::RowsGradient
                 | Self::ColumnsGradient
         )
+    }
+
+    /// Whether it can take two neighbouring vectors at a time.
+    pub fn walks_pairs(self) -> bool {
+        matches!(
+            self,
+            Self::RowsStatistics
+                | Self::RowsNormalize
+                | Self::RowsForward
+                | Self::RowsReduce
+                | Self::RowsGradient
+                | Self::RowsBackward
+                | Self::RowsFrozen
+        ) || self.walks_columns()
     }
 
     pub(super) fn walks_columns(self) -> bool {
