@@ -188,7 +188,7 @@ const SHAPES: [(&[usize], ChannelAxis); 9] = [
 /// dispatch and three.
 const FUSED_SHAPES: [(&[usize], ChannelAxis); 3] = [
     (&[2, 5, 7, 9], ChannelAxis::First),
-    (&[4, 3, 64, 64], ChannelAxis::First),
+    (&[4, 3, 64, 72], ChannelAxis::First),
     (&[2, 60, 50, 12], ChannelAxis::Last),
 ];
 
