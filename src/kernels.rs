@@ -289,14 +289,17 @@ pub(crate) fn trusted(
 ) -> wgpu::ShaderModule {
     // SAFETY: only sources made by `shader::source` and `shader::copy` come here. The copy is indexed
     // below `length`, which `measure` makes of bytes that both of its buffers have; its LANES are ≥ 1.
-    // A pipeline of the others runs only by `Bound::encode`, after `bind` has bound every slot with exactly the size that its plan asks
-    // for. Within those sizes:
+    // A pipeline of the others runs only by `Bound::encode`, after `bind` has bound every slot with
+    // exactly the size that its plan asks for. Within those sizes:
     // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
     //   loops end at `Range::end` or `Strip::end` and idle lanes return; a channel's shift is read
     //   where its steps 0, step_count/2 and step_count − 1 begin; blocks are touched below
     //   row_loads·step_count (+ tail); of a tensor in windows, the same
     //   holds of a window, which begins at `base` in what is bound;
+    // - vectors are taken in pairs only where rows (columns: rows and the tail) are whole pairs and
+    //   the window begins with one (`Builder::pair_of`), so that the second of a pair is the tensor's
+    //   where the first is;
     // - the mask is bound whole, and indexed below a 32nd of all values, rounded up;
     // - per-channel slots are indexed below channel_count (moments: 4·channel_count, saved: as
     //   many and 6·channel_count under RENORM, sums: 2·channel_count), and parts below

@@ -390,7 +390,7 @@ impl<O: Operation> Plan<O> {
                 "  {:<20} {x}x{y}x{z} workgroups of {}, {} {} per load, {} bytes",
                 stage.variant.kernel.name(),
                 stage.variant.workgroup_size,
-                stage.variant.vector,
+                stage.variant.vector * (1 + u32::from(stage.variant.paired)),
                 stage.variant.element.name(),
                 stage.bytes_moved
             );

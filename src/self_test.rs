@@ -1,5 +1,5 @@
-//! Known answers and hostile data on a device, in about a second: a broken driver is found before
-//! training is ruined.
+//! Known answers and hostile data on a device, in a second or two where the driver has compiled the
+//! kernels before: a broken driver is found before training is ruined.
 
 use std::fmt;
 
