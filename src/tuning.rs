@@ -62,13 +62,14 @@ impl Tuning {
                 min_column_loads: 128,
                 fused_loads: 8_192,
                 // lavapipe 22.3, forward and backward in one dispatch against three, ms: 8x2048x7x7
-                // channels-last (392 loads) 0.71 1.13, 1.56 2.01; 1024x512 0.50 0.80, 0.77 1.02;
-                // 8x1024x14x14 channels-last (1,568 loads) 2.0 4.2, 2.5 3.5; 8x512x28x28 channels-last
+                // channels-last (392 loads) 0.71 1.13, 1.56 2.01; 700x800 0.54 0.85, 0.89 1.2; 1024x512 from
+                // 0.50 0.80 to 1.26 1.64 by the process, as its rows fall on few sets of the cache, 0.77
+                // 1.02; 8x1024x14x14 channels-last (1,568 loads) 2.0 4.2, 2.5 3.5; 8x512x28x28 channels-last
                 // (6,272 loads) 6.8 18.2, 4.4 6.2. More workgroups (1,024 or 4,096) and shorter chunks for
                 // the passes without partials (8 to 64 rows) brought nothing; 256, 384 and 512 for
                 // `min_column_loads`, and 64, 256 and 512 KiB for `column_block`, nothing above a busy
                 // machine's noise.
-                fused_column_loads: 1_024,
+                fused_column_loads: 768,
                 // A load at a stride waits for its cache line, and so does a store. lavapipe 22.3, of the
                 // memcpy kernel's rate (forward, inference, backward): 8x256x56x56 channels-last 0.20 0.21
                 // 0.22 → 0.6 0.75 0.7; 65536x64 0.35 0.35 0.34 → 0.63 0.73 0.73. Inference by blocks of 16,
