@@ -244,10 +244,12 @@ impl<'a> Builder<'a> {
         let row_loads = g.inner() / vector;
         let steps_of_rows = g.outer() * row_loads;
         // Rows that no vector fits are walked as columns when there are enough of them to pay for
-        // the partials of every column. (8 are not: lavapipe 22.3, 8x2048x7x7, forward 6.8 → 9.1 ms,
-        // backward 8.1 → 11.6.)
+        // the partials of every column. (lavapipe 22.3, 8x2048x7x7, forward, inference, backward, ms: f32
+        // 3.3 1.4 4.1 → 4.4 1.0 4.0, f16, where single values are stored by atomics, 4.8 2.9 5.6 → 4.4 1.1
+        // 3.8.)
+        let enough = if self.config.element == Element::F32 { 16 } else { 2 };
         let odd_rows = vector == 1
-            && g.outer() >= 16
+            && g.outer() >= enough
             && g.inner() <= MAX_COLUMN_RUN
             && (g.channels() * g.inner()).is_multiple_of(4);
         let long_rows = g.inner() >= u64::from(t.min_row) && !odd_rows;
