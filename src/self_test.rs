@@ -179,7 +179,7 @@ const SHAPES: [(&[usize], ChannelAxis); 9] = [
     (&[2, 3, 125, 131], ChannelAxis::First),
     (&[6, 33], ChannelAxis::Last),
     (&[6, 36], ChannelAxis::Last),
-    (&[2, 60, 50, 12], ChannelAxis::Last),
+    (&[2, 20, 50, 144], ChannelAxis::Last),
     (&[2, 75, 90, 3], ChannelAxis::Last),
     (&[1, 1, 1 << 21], ChannelAxis::First),
 ];
@@ -1188,7 +1188,7 @@ mod tests {
     /// Adapters with one thing broken each: what the driver would have to get wrong, and the
     /// operation that must notice.
     #[rustfmt::skip]
-    const BROKEN: [(&str, [&str; 2], &str); 63] = [
+    const BROKEN: [(&str, [&str; 2], &str); 79] = [
         ("a reduction that drops a lane", ["m = merge(m, Moments(tree_count[other]", "m = merge(m, Moments(0u * tree_count[other]"], "forward"),
         ("a reduction of sums that drops a lane", ["s = Sums(s.dy + tree_dy[other]", "s = Sums(s.dy + 0.0 * tree_dy[other]"], "backward"),
         ("a wrong merge weight", ["f32(b.count) / f32(count)", "0.5"], "forward"),
@@ -1250,6 +1250,22 @@ mod tests {
         ("a limit that is open", ["return (v > V(0.0)) & (v < V(params.activation));", "return v > V(0.0);"], "forward"),
         ("a SiLU with the wrong slope", ["return dy * (s * (V(1.0) + v * (V(1.0) - s)));", "return dy * s;"], "backward"),
         ("a SiLU that is a sigmoid", ["return v / (V(1.0) + exp(-v));", "return V(1.0) / (V(1.0) + exp(-v));"], "inference"),
+        ("the second vector of a pair is the first", ["fn second_of(pair: Pair) -> Wide {\n    return pair.zw;", "fn second_of(pair: Pair) -> Wide {\n    return pair.xy;"], "inference"),
+        ("the second half of a pair is the first", ["fn second_of(pair: Pair) -> Wide {\n    return pair.y;", "fn second_of(pair: Pair) -> Wide {\n    return pair.x;"], "inference"),
+        ("a pair that is put back in both places", ["select(Pair(v, second_of(pair)), Pair(first_of(pair), v)", "select(Pair(v, second_of(pair)), Pair(v, v)"], "inference"),
+        ("pairs of rows that stay where they are", ["v.index + 1u), advance(v));", "v.index + 1u), v);"], "inference"),
+        ("lanes whose pairs overlap", ["return range.begin + lane * PAIR;", "return range.begin + lane;"], "forward"),
+        ("strips of pairs that overlap", ["first + (tile * LANES + lane) * PAIR", "first + tile * LANES + lane * PAIR"], "inference"),
+        ("pairs of columns in one row", ["Places(i, i + 1u, i + stride, i + stride + 1u)", "Places(i, i + 1u, i, i + 1u)"], "inference"),
+        ("sums of rows, not of columns", ["Both(v.a + v.c, v.b + v.d)", "Both(v.a + v.b, v.c + v.d)"], "backward"),
+        ("a column's neighbour in its place", ["return component(v.b, i - WIDTH);", "return component(v.a, i - WIDTH);"], "forward"),
+        ("a row that is counted twice", ["add_four(a.b, d.b, d.d, e.b, e.d)", "add_four(a.b, d.b, d.d, e.b, e.b)"], "forward"),
+        ("a last row that is dropped", ["a.b = add_one(a.b, load_x(i + 1u) - k.b);", ""], "forward"),
+        ("the other column's mean", ["v.c - by.a, v.d - by.b", "v.c - by.a, v.d - by.a"], "inference"),
+        ("the other column's gain", ["v.b * gain.b + shift.b", "v.b * gain.a + shift.b"], "inference"),
+        ("the other column's slope", ["weights.d, s.scale.b", "weights.d, s.scale.a"], "backward"),
+        ("the other vector's mask", ["store_mask(at.c, bits.z);", "store_mask(at.c, bits.w);"], "forward"),
+        ("the other vector's residual", ["plus_residual(v.c, z.c)", "plus_residual(v.c, z.d)"], "inference"),
         ("a residual that is forgotten", ["return v + z;", "return v;"], "inference"),
         ("a gradient of the residual that is not stored", ["store_dz(i, g);", ""], "frozen_backward"),
     ];
@@ -1259,7 +1275,8 @@ mod tests {
     fn broken_adapters_are_broken() {
         fn add<O: Operation>(texts: &mut HashSet<String>, g: Geometry, config: &Config) {
             for class in [Class::Software, Class::Hardware] {
-                let caps = Caps { class, ..Caps::webgpu_default() };
+                let int64 = class == Class::Software;
+                let caps = Caps { class, int64, ..Caps::webgpu_default() };
                 let plan = Plan::<O>::new(g, config, &caps).unwrap();
                 texts.extend(plan.stages().iter().map(|s| shader::source(&s.variant)));
             }
