@@ -127,7 +127,13 @@ fn translations(variant: &Variant, source: &str) -> Vec<(&'static str, Vec<u8>)>
         let text = to_msl(variant, &module, &info, checked).unwrap_or_else(|e| fail(metal, &e));
         files.push((metal, text.into_bytes()));
         let text = to_hlsl(variant, &module, &info, checked).unwrap_or_else(|e| fail(hlsl, &e));
-        files.push((hlsl, text.into_bytes()));
+        // Words of 64 bits are of shader model 6, which only DXC knows.
+        let name = match (variant.wide, checked) {
+            (false, _) => hlsl,
+            (true, false) => "unchecked.hlsl6",
+            (true, true) => "checked.hlsl6",
+        };
+        files.push((name, text.into_bytes()));
     }
     if variant.wide {
         return files;
