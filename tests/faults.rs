@@ -305,14 +305,21 @@ fn a_call_that_is_dropped_leaves_everything_as_it_was() {
         let config = Config { update, ..Config::pytorch() };
         let mut running = RunningStatistics::new(C);
         let input = Input::new(x.view(), case.axis);
-        let call = gpu.forward_train(&input, &mut running, &config);
-        if poll_once(call).is_some() {
+        // On a busy machine the device may be done before the poll: then once more.
+        let dropped = (0..20).any(|_| {
+            running = RunningStatistics::new(C);
+            poll_once(gpu.forward_train(&input, &mut running, &config)).is_none()
+        });
+        if !dropped {
             assert!(is_synchronous(&gpu), "the device is faster than a poll");
             return;
         }
         assert_eq!(running, RunningStatistics::new(C));
-        let mut layer = BatchNorm::new(&gpu, C, config).unwrap();
-        assert!(poll_once(layer.forward_train(x.view())).is_none());
+        let layer = (0..20).find_map(|_| {
+            let mut layer = BatchNorm::new(&gpu, C, config.clone()).unwrap();
+            poll_once(layer.forward_train(x.view())).is_none().then_some(layer)
+        });
+        let mut layer = layer.expect("the device is faster than a poll");
         idle(&gpu);
         assert_eq!(layer.state_blocking().unwrap(), LayerState::new(C), "{update:?}");
         let error = layer.backward_blocking(x.view()).unwrap_err();
