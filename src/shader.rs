@@ -59,6 +59,7 @@ const WEIGHTS_4: &str = wgsl!("prelude/weights4");
 const WEIGHTS_1: &str = wgsl!("prelude/weights1");
 const WIDE: &str = wgsl!("prelude/wide");
 const WIDE_HALVES: &str = wgsl!("prelude/wide_halves");
+const PAIRS: &str = wgsl!("prelude/pairs");
 const FOUR: &str = wgsl!("prelude/four");
 const BITS: &str = wgsl!("prelude/bits");
 const MOMENTS: &str = wgsl!("lib/moments");
@@ -529,6 +530,9 @@ pub fn source(variant: &Variant) -> String {
     }
     if variant.wide && variant.element != Element::F32 {
         text.push_str(WIDE_HALVES);
+    }
+    if variant.paired {
+        text.push_str(PAIRS);
     }
     let _ = writeln!(text, "alias Count = {};", count_type(variant));
     let masked = variant.slots.contains(Slot::Mask);
