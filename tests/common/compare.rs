@@ -160,6 +160,15 @@ pub fn variance_promise(exact: &[f64]) -> Vec<f64> {
     exact.iter().map(|variance| 1e-6 * variance + TINY).collect()
 }
 
+/// The same promise, of as many `center` − 1 as `center` + 1: of the mean, as one f32, and of
+/// y = γ·(x − μ)/σ. The mean is off by half a millionth of σ, and rounds to f32 where it is made and
+/// where it is stored; a millionth of the variance is half a millionth of σ, and |x − μ| is σ.
+pub fn steps_promise(center: f64, gamma: f64) -> [f64; 2] {
+    let half = variance_promise(&[1.0])[0] / 2.0;
+    let rounding = 2.0 * Arithmetic::Kernel.unit() * center.abs();
+    [half + rounding, 2.0 * half * gamma]
+}
+
 /// Of `prior + gradient`, where the gradient is known as it is without the prior: the sum rounds
 /// once, and a device that contracts rounds the gradient's last product once less.
 pub fn added(prior: f32, gradient: f32) -> f64 {
