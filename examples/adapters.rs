@@ -1,7 +1,6 @@
 //! What is there: every adapter, its class, the tuning it would get, what it does with loops, NaN,
-//! denormals and sums, and a self-test with known answers and hostile data.
-//!
-//! `--list` only lists them. Exits with 1 when there is no adapter or one gives wrong answers.
+//! denormals and sums, and a self-test with known answers and hostile data; with `--thorough` that of
+//! every kernel. `--list` only lists them. Exits with 1 when there is no adapter or one gives wrong answers.
 
 use std::process::ExitCode;
 
@@ -16,7 +15,8 @@ fn main() -> ExitCode {
         }
         return ExitCode::FAILURE;
     }
-    if std::env::args().any(|argument| argument == "--list") {
+    let asked = |option: &str| std::env::args().any(|argument| argument == option);
+    if asked("--list") {
         for adapter in &adapters {
             let info = adapter.get_info();
             println!("{} ({:?}, {:?})", info.name, info.backend, info.device_type);
@@ -39,7 +39,11 @@ fn main() -> ExitCode {
             println!("  tuning  {:?}", Tuning::choose(gpu.caps(), &geometry, Element::F32));
         }
         let start = std::time::Instant::now();
-        match gpu.self_test_blocking() {
+        let test = match asked("--thorough") {
+            true => gpu.self_test_thorough_blocking(),
+            false => gpu.self_test_blocking(),
+        };
+        match test {
             Ok(test) => {
                 all_good &= test.passed();
                 println!("  test    {test}\n  took    {:?}\n", start.elapsed());

@@ -19,15 +19,11 @@ fn main(
     }
     let c = centers_of(strip);
     let sums = columns_sums(strip, c);
-    var s = no_slopes();
     for (var i = 0u; i < COLUMNS; i = i + 1u) {
-        let channel = strip.place * WIDTH + i;
-        let center = get_center(c, i);
         let own = Sums(component_of(sums.dy, i), component_of(sums.dyx, i));
-        store_parameter_gradients(channel, center.inv_std, own);
-        s = put_slope(s, i, slope_of(channel, center, own));
+        store_parameter_gradients(strip.place * WIDTH + i, component_of(c.inv_std, i), own);
     }
     if HAS_DX {
-        columns_gradient(strip, c, s);
+        columns_gradient(strip, c, slopes_of(strip, c, sums));
     }
 }

@@ -18,13 +18,13 @@ fn main(
         return;
     }
     let k = shifts_of(strip);
-    let a = columns_moments(strip, k, accumulators());
+    let a = columns_moments(strip, k);
     var c = no_centers();
     for (var i = 0u; i < COLUMNS; i = i + 1u) {
         let m = moments_of_column(a, i);
         let center = center_from(component_of(k, i), m);
         settle(strip.place * WIDTH + i, center, m);
-        c = put_center(c, i, center);
+        c = put_center(strip, c, i, center);
     }
     columns_normalize(strip, c);
 }

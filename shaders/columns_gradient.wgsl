@@ -3,12 +3,20 @@
 // Grid: as in columns_walk.wgsl. Reads: x, dy, gamma, saved, scratch (the merged sums).
 // Writes: dx.
 
+// As merged_sums has them.
+fn merged_sums_of(strip: Strip) -> ColumnSums {
+    if HAS_SUMS {
+        return ColumnSums(sums_of_strip(strip, 0u), sums_of_strip(strip, params.channel_count));
+    }
+    if GROUPED {
+        let at = params.sums + 2u * params.channel_count;
+        return ColumnSums(scratch_of_strip(strip, at), scratch_of_strip(strip, at + params.group_count));
+    }
+    let at = sums_at(0u);
+    return ColumnSums(scratch_of_strip(strip, at), scratch_of_strip(strip, at + params.sums_plane));
+}
+
 fn visit(strip: Strip) {
     let c = centers_of(strip);
-    var s = no_slopes();
-    for (var i = 0u; i < COLUMNS; i = i + 1u) {
-        let channel = channel_of(strip, i);
-        s = put_slope(s, i, slope_of(channel, get_center(c, i), merged_sums(channel)));
-    }
-    columns_gradient(strip, c, s);
+    columns_gradient(strip, c, slopes_of(strip, c, merged_sums_of(strip)));
 }

@@ -19,8 +19,11 @@ fn main(
     var s = Sums(0.0, 0.0);
     if live {
         for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
-            let at = partial_of(channel, t).index;
-            s = Sums(s.dy + load_scratch(at), s.dyx + load_scratch(params.plane + at));
+            let p = partial_of(channel, t);
+            if p.columns > 0u {
+                s.dy = s.dy + load_scratch(p.index);
+                s.dyx = s.dyx + load_scratch(params.plane + p.index);
+            }
         }
     }
     s = tree_sums(s, lane, GROUP);

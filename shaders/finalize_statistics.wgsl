@@ -19,8 +19,10 @@ fn main(
     if live {
         for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
             let p = partial_of(channel, t);
-            let mean = load_scratch(p.index);
-            m = merge(m, Moments(p.count, mean, load_scratch(params.plane + p.index)));
+            if p.columns > 0u {
+                let mean = load_scratch(p.index);
+                m = merge(m, Moments(p.count, mean, load_scratch(params.plane + p.index)));
+            }
         }
     }
     m = tree_moments(m, lane, GROUP);

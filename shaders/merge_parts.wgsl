@@ -8,7 +8,7 @@
 
 fn part_at(channel: u32, t: u32, plane: u32) -> f32 {
     let chunk = t / params.per_chunk;
-    let i = (chunk * 4u + plane) * params.width + column_of(channel, t);
+    let i = (chunk * 4u + plane) * params.width + place_of(channel, t).index;
     if HAS_PARTS {
         return load_parts(i);
     }

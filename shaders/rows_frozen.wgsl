@@ -18,8 +18,8 @@ fn main(
     let center = center_of(range.channel);
     let mean = V(center.mean);
     let affine = affine_of(range.channel, center);
-    let gain = V(affine.gain);
-    let shift = V(affine.shift);
+    let gain = affine.gain;
+    let shift = affine.shift;
     var sum_dy = V(0.0);
     var sum_dyx = V(0.0);
     var step = first_step(range, lane);

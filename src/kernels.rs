@@ -303,22 +303,25 @@ pub(crate) fn trusted(
     // - the mask is bound whole, and indexed below a 32nd of all values, rounded up;
     // - per-channel slots are indexed below channel_count (moments: 4·channel_count, saved: as
     //   many and 6·channel_count under RENORM, sums: 2·channel_count), and parts below
-    //   chunk_count·4·width;
+    //   chunk_count·4·width; four neighbouring channels' at a time only under NEIGHBOURS, where channels
+    //   are whole strips, so that planes and what is before them are whole vectors;
     // - weights are bound whole, and indexed by the number of a row's vector load (rows) or by
     //   row·per_chunk plus the place of a column's sample and position (columns), from weights_base:
     //   below outer·inner, as the tensor's own index is below outer·channels·inner; what they hold
     //   decides no index and no loop;
     // - in group normalization, channels are rows: statistics are indexed below 4·group_count, as
     //   row / per_group is below group_count, and parameters below parameter_count;
-    // - the scratch is indexed below 2·plane, and below sums + sums_plane + channel_count in backward
-    //   operations, which reserve it; weighted statistics leave chunk_count·4·width; what windows leave is indexed below partials + 2·plane (sums)
-    //   and partials + chunk_count·4·width (parts); in group normalization, by 2·group_count
-    //   more, of which `merge_rows` writes each, and the sums of rows before it are below
+    // - the scratch is indexed below 2·plane (a strip's two partials below chunk_count·width, as width is
+    //   twice the strips; `place_of` counts no columns of strips past a run's end, and what counts none
+    //   is not read), and below sums + sums_plane + channel_count in backward operations, which reserve
+    //   it; weighted statistics leave chunk_count·4·width; what windows leave is indexed below
+    //   partials + 2·plane (sums) and partials + chunk_count·4·width (parts); in group normalization, by
+    //   2·group_count more, of which `merge_rows` writes each, and the sums of rows before it are below
     //   sums + 2·plane of its own.
     // Every loop advances by a constant ≥ 1 towards a bound, so it ends. Divisors are LANES, GROUP,
-    // row_loads, chunk_count, parts, per_chunk, run, channel_count and, where GROUPED, per_group and
-    // parameter_count, which are ≥ 1 wherever a workgroup
-    // has work (an empty batch merges no partials and divides by none of them).
+    // row_loads, chunk_count, parts, per_chunk, per_run, run, strip, channel_count and, where GROUPED,
+    // per_group and parameter_count, which are ≥ 1 wherever a workgroup has work (an empty batch merges
+    // no partials and divides by none of them).
     unsafe {
         device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
     }

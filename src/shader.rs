@@ -371,6 +371,8 @@ enum Stored {
     Plain,
     /// One f32 of each channel, in one or several planes; a window may begin at a later channel.
     OfChannel,
+    /// One f32 of each channel in planes, four neighbouring channels at a time; from where on, in WGSL.
+    OfNeighbours(&'static str),
     /// A vector of four in words of 64 bits.
     Wide,
     /// Two neighbouring vectors of four, so.
@@ -393,6 +395,10 @@ impl Stored {
         match binding.slot {
             Slot::Mask if written && !variant.words => Self::AtomicBits,
             Slot::Mask => Self::Bits,
+            slot if !written && has_neighbours(variant) && is_of_strips(slot) => {
+                let of_window = slot.is_of_channels();
+                Self::OfNeighbours(if of_window { " + params.first_channel" } else { "" })
+            }
             slot if slot.is_of_channels() => Self::OfChannel,
             slot if !slot.is_tensor() => Self::Plain,
             _ => Self::of_tensor(written, variant),
@@ -413,6 +419,7 @@ impl Stored {
     fn word(self, slot: Slot, kernel: Kernel) -> &'static str {
         match self {
             Self::Plain | Self::OfChannel => value_type(slot, kernel),
+            Self::OfNeighbours(_) => "vec4<f32>",
             Self::Wide => "Wide",
             Self::WidePair => "Pair",
             Self::Pairs => "vec2<u32>",
@@ -426,6 +433,7 @@ impl Stored {
         match self {
             Self::Plain => format!("{at}[i]"),
             Self::OfChannel => format!("{at}[i + params.first_channel]"),
+            Self::OfNeighbours(first) => format!("{at}[(i{first}) / 4u][(i{first}) % 4u]"),
             Self::Pairs => format!("unpack({at}[i])"),
             Self::Wide => format!("unpack_wide({at}[i])"),
             Self::WidePair => format!("unpack_wide(one_of({at}[i / 2u], i))"),
@@ -449,7 +457,7 @@ impl Stored {
             Self::WidePair => format!("u32({at}[i / 2u].x)"),
             Self::Halves => format!("{at}[i / 2u]"),
             Self::AtomicHalves => format!("atomicLoad(&{at}[i / 2u])"),
-            Self::OfChannel | Self::Bits | Self::AtomicBits => {
+            Self::OfChannel | Self::OfNeighbours(_) | Self::Bits | Self::AtomicBits => {
                 panic!("bug: only tensors are touched")
             }
         }
@@ -493,8 +501,43 @@ impl Stored {
             Self::OfChannel => format!("{at}[i + params.first_channel] = v;"),
             Self::Bits => format!("{at}[word_of(i + params.mask_base)] = v;"),
             Self::Plain | Self::Halves => format!("{at}[i] = v;"),
+            Self::OfNeighbours(_) => panic!("bug: only read"),
         }
     }
+}
+
+/// Whether a kernel reads what neighbouring channels have by whole vectors.
+fn has_neighbours(variant: &Variant) -> bool {
+    variant.neighbours && variant.vector == 4 && !variant.grouped
+}
+
+/// Whether a strip of columns has numbers in a slot: those of its channels.
+fn is_of_strips(slot: Slot) -> bool {
+    matches!(slot, Slot::Scratch) || slot.is_of_channels()
+}
+
+/// What a strip's channels have in a plane of a slot.
+fn of_strip(slot: Slot, stored: Option<Stored>, at: &str) -> String {
+    let whose = match slot {
+        Slot::Gamma | Slot::Beta => "parameter_of",
+        Slot::Saved | Slot::Scratch => "group_of",
+        _ => "",
+    };
+    let body = match stored {
+        None => format!("return both(V({}));", neutral(slot)),
+        Some(Stored::OfNeighbours(first)) => format!(
+            "let i = (plane + channel_of(strip, 0u){first}) / 4u; \
+             return Both({at}[i], {at}[i + PAIR - 1u]);"
+        ),
+        Some(_) => format!(
+            "var v = both(V(0.0)); \
+             for (var i = 0u; i < channels_of(); i = i + 1u) {{ \
+             let own = load_{slot}(plane + {whose}(channel_of(strip, i))); \
+             v = put_channel(strip, v, i, own); }} \
+             return v;"
+        ),
+    };
+    format!("fn {slot}_of_strip(strip: Strip, plane: u32) -> Both {{ {body} }}\n")
 }
 
 /// Gives the values at four places, each by itself.
@@ -568,6 +611,9 @@ pub fn source(variant: &Variant) -> String {
             let _ = writeln!(text, "fn load_{slot}_four(at: Places) -> Four {{ {read} }}");
             let _ = writeln!(text, "fn store_{slot}_four(at: Places, v: Four) {{ {write} }}");
         }
+        if row.parts.contains(&COLUMNS) && is_of_strips(slot) {
+            text.push_str(&of_strip(slot, stored, &at));
+        }
         let _ = writeln!(text, "const HAS_{}: bool = {bound};", slot.name().to_uppercase());
         let _ = writeln!(text, "fn load_{slot}(i: u32) -> {value} {{ return {read}; }}");
         let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
@@ -618,7 +664,7 @@ pub(crate) fn convert(element: Element) -> String {
 }
 
 /// The overrides of a variant, by name.
-pub fn constants(variant: &Variant) -> [(&'static str, f64); 9] {
+pub fn constants(variant: &Variant) -> [(&'static str, f64); 10] {
     [
         ("LANES", f64::from(variant.workgroup_size)),
         ("GROUP", f64::from(variant.group_size)),
@@ -629,5 +675,6 @@ pub fn constants(variant: &Variant) -> [(&'static str, f64); 9] {
         ("GROUPED", f64::from(u8::from(variant.grouped))),
         ("WEIGHTED", f64::from(u8::from(variant.weighted))),
         ("NEIGHBOURS", f64::from(u8::from(variant.neighbours))),
+        ("RUNS", f64::from(u8::from(variant.runs))),
     ]
 }

@@ -43,6 +43,9 @@ pub struct Tuning {
     /// Shortest `inner` that is walked as rows (one channel per workgroup); shorter ones are
     /// walked as columns (lanes over channels), unless the tensor is tiny.
     pub min_row: u32,
+    /// Rows of f32 that no vector of four fits are walked as columns, which it fits, from so many on (of
+    /// halves from two on, which would be written one by one).
+    pub min_odd_rows: u32,
     /// Tensors are loaded and stored by words of 64 bits, where the device has them and four values fit,
     /// and by two neighbouring vectors at a time where eight fit.
     pub wide_loads: bool,
@@ -86,6 +89,11 @@ impl Tuning {
                 // 4.2 11.3, 16.8 11.5 26.2; inner 48 12.1 5.8 14.3, 13.3 9.1 23.0; inner 56 13.1 5.8 14.9,
                 // 5.9 5.2 14.1; inner 64 12.5 6.5 14.9, 6.9 4.5 17.3.
                 min_row: 49,
+                // As columns against as rows, forward, inference, backward, ms: 8x2048x7x7 2.07 0.81 2.28,
+                // 3.45 1.50 4.33; 4x2048x7x7 1.25 0.46 1.36, 2.17 0.83 2.51; 8x64x55x55 3.13 1.37 4.13, 4.13
+                // 2.18 6.06; 2x64x55x55 1.88 0.62 1.78, 1.17 0.61 1.56. Halves: 8x64x55x55 2.65 1.14 3.24,
+                // 6.80 5.29 8.94; 2x64x55x55 1.82 0.60 1.79, 1.76 1.29 2.25.
+                min_odd_rows: 4,
                 // lavapipe goes through the lanes and components of every load and store one by one, so that
                 // few large ones are better. 22.3, 8x64x112x112, forward, inference, backward, ms: by 32
                 // bits 7.5 4.3 10.4 (only loads by 64), stores by 64 too 7.2 3.8 9.9, and pairs of vectors
@@ -106,6 +114,7 @@ impl Tuning {
                 fused_workgroups: 64,
                 tiny_loads: 8,
                 min_row: 32,
+                min_odd_rows: 16,
                 wide_loads: false,
                 mask_words: false,
             },

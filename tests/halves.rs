@@ -43,7 +43,7 @@ const MAIN: &str = "
     fn given(i: u32) -> V {
         var v = V(0.0);
         for (var c = 0u; c < WIDTH; c = c + 1u) {
-            v = put(v, c, load_gamma(i * WIDTH + c));
+            v = select(v, V(load_gamma(i * WIDTH + c)), COMPONENTS == U(c));
         }
         return v;
     }

@@ -274,7 +274,7 @@ fn every_adapter_gives_known_answers_or_refuses() {
     for adapter in Gpu::adapters_blocking() {
         match pollster::block_on(Gpu::from_adapter(&adapter)) {
             Ok(gpu) => {
-                let test = gpu.self_test_blocking().unwrap();
+                let test = gpu.self_test_thorough_blocking().unwrap();
                 println!("{test}");
                 assert!(test.passed(), "{test}");
             }
@@ -382,7 +382,7 @@ fn default_limits_and_no_features_suffice() {
     let adapter = &adapters[0];
     let (device, queue) =
         pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default())).unwrap();
-    let test = Gpu::from_device(device, queue).self_test_blocking().unwrap();
+    let test = Gpu::from_device(device, queue).self_test_thorough_blocking().unwrap();
     assert!(test.passed(), "{test}");
 }
 

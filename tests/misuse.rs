@@ -871,8 +871,8 @@ fn work_that_cannot_be_planned() {
     let size = |workgroup_size| PlanError::Tuning { workgroup_size, max: 256 };
     let narrow = |max| Caps { max_workgroups_per_dimension: max, ..caps.clone() };
     let small = Caps { max_workgroup_size: 64, ..caps.clone() };
-    // 510 columns of each channel in chunks of four rows: more partials than four lanes can merge.
-    let long = first(&[1024, 4, 510]);
+    // 512 strips of each channel in chunks of four rows: more partials than four lanes can merge.
+    let long = first(&[1024, 4, 2046]);
     let crumbs = Tuning {
         workgroup_size: 4,
         workgroup_count: u32::MAX,
@@ -941,10 +941,10 @@ fn work_that_cannot_be_planned() {
             endless,
             PlanError::Iterations {
                 kernel: Kernel::FinalizeStatistics,
-                iterations: 32_642,
+                iterations: 32_770,
                 max: MAX_ITERATIONS,
             },
-            &["finalize_statistics", "32642", "16384"],
+            &["finalize_statistics", "32770", "16384"],
         ),
         mistake(
             "more buffers than the device can bind",

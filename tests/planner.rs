@@ -101,7 +101,8 @@ fn work_is_split_by_shape() {
         assert!(count(&[2, 3, 1024, 1024], ChannelAxis::First, class) >= 128);
         assert!(count(&[65_536, 64], ChannelAxis::Last, class) >= 128);
         assert!(count(&[1 << 20, 3], ChannelAxis::Last, class) >= 128);
-        assert!(count(&[8, 2048, 7, 7], ChannelAxis::First, class) >= 128);
+        // As columns: in one chunk, and up to 32 tiles in a workgroup.
+        assert!(count(&[8, 2048, 7, 7], ChannelAxis::First, class) >= 32);
     }
 }
 
@@ -308,6 +309,7 @@ fn refusals_are_typed() {
         fused_workgroups: 0,
         tiny_loads: 0,
         min_row: 0,
+        min_odd_rows: 0,
         wide_loads: false,
         mask_words: false,
     };
@@ -334,7 +336,7 @@ fn refusals_are_typed() {
         Plan::<Statistics>::new(wide, &Config::keras(), &caps).unwrap_err(),
         PlanError::TooLarge { slot: Slot::Moments, size: 4 * 4 * 3 * 2048 * 2048, limit }
     );
-    // Loops and a grid that just fit are planned: 163 chunks of 402 partials for four lanes, and
+    // Loops and a grid that just fit are planned: 253 chunks of 259 partials for four lanes, and
     // the two steps of their tree.
     let crumbs = Tuning {
         workgroup_size: 4,
@@ -344,11 +346,11 @@ fn refusals_are_typed() {
         ..zero
     };
     let merge = |outer| {
-        let geometry = geometry(&[outer, 2, 402]);
+        let geometry = geometry(&[outer, 4, 1033]);
         Plan::<Train>::with_tuning(geometry, &Config::keras(), &caps, &crumbs)
     };
-    assert_eq!(merge(163 * 4).unwrap().stages()[1].iterations(), u64::from(MAX_ITERATIONS));
-    assert!(matches!(merge(164 * 4), Err(PlanError::Iterations { iterations: 16_484, .. })));
+    assert_eq!(merge(253 * 4).unwrap().stages()[1].iterations(), u64::from(MAX_ITERATIONS));
+    assert!(matches!(merge(254 * 4), Err(PlanError::Iterations { iterations: 16_449, .. })));
     let square = Caps { max_workgroups_per_dimension: 2, ..caps.clone() };
     for (channels, fits) in [(4, true), (5, false)] {
         let plan = Plan::<Train>::new(geometry(&[2, channels, 64]), &Config::keras(), &square);
@@ -571,19 +573,26 @@ fn an_empty_batch_has_the_gradients_it_can_have() {
     }
 }
 
-/// However short rows a tuning walks as columns, a run of more than 512 is rows.
+/// However short rows a tuning walks as columns, one of more than 512 partials is a row.
 #[test]
 fn long_runs_are_rows() {
     let caps = caps(Class::Hardware);
-    for (inner, kernel) in [
-        (512, Kernel::ColumnsNormalize),
-        (513, Kernel::RowsNormalize),
-        (1024, Kernel::RowsNormalize),
+    for (inner, weights, kernel) in [
+        // Strips of four, of which an odd row may begin or end one more.
+        (2048, false, Kernel::ColumnsNormalize),
+        (2045, false, Kernel::ColumnsNormalize),
+        (2046, false, Kernel::ColumnsNormalize),
+        (2047, false, Kernel::RowsNormalize),
+        (2052, false, Kernel::RowsNormalize),
+        // With weights every column has its own.
+        (512, true, Kernel::ColumnsNormalize),
+        (513, true, Kernel::RowsNormalize),
     ] {
         let g = Geometry::new(&[64, 3, inner], ChannelAxis::First).unwrap();
         let own = Tuning::choose(&caps, &g, Config::keras().element);
         let tuning = Tuning { min_row: u32::MAX, tiny_loads: 0, ..own };
-        let plan = Plan::<Infer>::with_tuning(g, &Config::keras(), &caps, &tuning).unwrap();
+        let config = Config { weights, ..Config::keras() };
+        let plan = Plan::<Infer>::with_tuning(g, &config, &caps, &tuning).unwrap();
         assert_eq!(plan.stages()[0].variant.kernel, kernel, "{}", plan.explain());
     }
 }

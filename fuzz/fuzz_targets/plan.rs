@@ -23,7 +23,7 @@ struct Question {
     groups: Groups,
     flags: u16,
     caps: [Size; 4],
-    tuning: Option<[Size; 10]>,
+    tuning: Option<[Size; 11]>,
 }
 
 /// Small numbers, powers of two and their neighbours, and anything.
@@ -126,7 +126,9 @@ fn examine<O: Operation>(
         }
         // What the proof of the unchecked shaders builds on.
         if !geometry.is_empty() && v.slots.iter().any(|slot| slot.is_tensor()) {
-            for divisor in [p.row_loads, p.chunk_count, p.per_chunk, p.run, p.channel_count] {
+            let runs = [p.run, p.per_run, p.strip];
+            let divisors = [p.row_loads, p.chunk_count, p.per_chunk, p.channel_count];
+            for divisor in divisors.into_iter().chain(runs) {
                 assert!(divisor >= 1 || v.kernel.name() == "count_batch", "{text}");
             }
             let (steps, chunk) = (u64::from(p.step_count), u64::from(p.chunk));
@@ -207,7 +209,7 @@ fuzz_target!(|bytes: &[u8]| {
         ..Caps::webgpu_default()
     };
     let tuning = q.tuning.as_ref().map(|sizes| {
-        let [size, count, loads, columns, fused, fused_columns, block, groups, tiny, row] =
+        let [size, count, loads, columns, fused, fused_columns, block, groups, tiny, row, odd] =
             sizes.each_ref().map(Size::get);
         Tuning {
             workgroup_size: size,
@@ -220,6 +222,7 @@ fuzz_target!(|bytes: &[u8]| {
             fused_workgroups: groups,
             tiny_loads: tiny,
             min_row: row,
+            min_odd_rows: odd,
             wide_loads: flag(14),
             mask_words: flag(9),
         }

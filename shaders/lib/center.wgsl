@@ -33,35 +33,51 @@ fn center_of(channel: u32) -> Center {
         let group = group_of(channel);
         return Center(load_saved(group), load_saved(c + group), load_saved(2u * c + group));
     }
-    let variance = load_running_var(channel);
-    return Center(load_running_mean(channel), 0.0, 1.0 / sqrt(variance + params.epsilon));
+    let inv_std = inverse_deviation(V(load_running_var(channel)));
+    return Center(load_running_mean(channel), 0.0, component(inv_std, 0u));
+}
+
+fn inverse_deviation(variance: V) -> V {
+    return 1.0 / sqrt(variance + params.epsilon);
 }
 
 // Normalized values times γ plus β: (x − mean)·gain + shift.
 struct Affine {
-    gain: f32,
-    shift: f32,
+    gain: V,
+    shift: V,
 }
 
 // Batch renormalization: normalized values times r plus d, as they were saved.
 struct Renorm {
-    r: f32,
-    d: f32,
+    r: V,
+    d: V,
 }
 
 fn renorm_of(channel: u32) -> Renorm {
     let c = params.channel_count;
-    return Renorm(load_saved(4u * c + channel), load_saved(5u * c + channel));
+    return Renorm(V(load_saved(4u * c + channel)), V(load_saved(5u * c + channel)));
+}
+
+fn no_renorm() -> Renorm {
+    return Renorm(V(1.0), V(0.0));
+}
+
+fn affine_from(gamma: V, beta: V, rest: V, inv_std: V, renorm: Renorm) -> Affine {
+    if RENORM {
+        let gain = gamma * inv_std * renorm.r;
+        return Affine(gain, beta + gamma * renorm.d - rest * gain);
+    }
+    let gain = gamma * inv_std;
+    return Affine(gain, beta - rest * gain);
 }
 
 fn affine_of(channel: u32, center: Center) -> Affine {
-    if RENORM {
-        let renorm = renorm_of(channel);
-        let gamma = load_gamma(channel);
-        let gain = gamma * center.inv_std * renorm.r;
-        return Affine(gain, load_beta(channel) + gamma * renorm.d - center.rest * gain);
-    }
     let parameter = parameter_of(channel);
-    let gain = load_gamma(parameter) * center.inv_std;
-    return Affine(gain, load_beta(parameter) - center.rest * gain);
+    let gamma = V(load_gamma(parameter));
+    let beta = V(load_beta(parameter));
+    var renorm = no_renorm();
+    if RENORM {
+        renorm = renorm_of(channel);
+    }
+    return affine_from(gamma, beta, V(center.rest), V(center.inv_std), renorm);
 }

@@ -1,14 +1,18 @@
 
-fn no_slopes() -> Slopes {
-    return Slopes(both(V(0.0)), both(V(0.0)), both(V(0.0)), both(V(0.0)));
-}
-
-fn put_slope(s: Slopes, i: u32, slope: Slope) -> Slopes {
+fn slopes_of(strip: Strip, c: Centers, s: ColumnSums) -> Slopes {
+    let count = saved_of_strip(strip, 3u * params.group_count);
+    let gamma = gamma_of_strip(strip, 0u);
+    let renorm = renorms_of(strip);
+    let a = slope_from(s.dy.a, s.dyx.a, count.a, gamma.a, c.rest.a, c.inv_std.a, renorm.a.r);
+    let b = slope_from(s.dy.b, s.dyx.b, count.b, gamma.b, c.rest.b, c.inv_std.b, renorm.b.r);
+    if PAIR == 1u {
+        return Slopes(both(a.scale), both(a.offset), both(a.factor), both(a.weight));
+    }
     return Slopes(
-        put_component(s.scale, i, slope.scale),
-        put_component(s.offset, i, slope.offset),
-        put_component(s.factor, i, slope.factor),
-        put_component(s.weight, i, slope.weight),
+        Both(a.scale, b.scale),
+        Both(a.offset, b.offset),
+        Both(a.factor, b.factor),
+        Both(a.weight, b.weight),
     );
 }
 

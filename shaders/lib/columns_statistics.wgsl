@@ -11,12 +11,12 @@ fn shifts_of(strip: Strip) -> Both {
             let a = component(load_x(first + next), i % WIDTH);
             let b = component(load_x(middle + next), i % WIDTH);
             let c = component(load_x(last + next), i % WIDTH);
-            k = put_component(k, i, shift_from(a, b, c));
+            k = put_channel(strip, k, i, shift_from(a, b, c));
         }
         return k;
     }
-    for (var i = 0u; i < COLUMNS; i = i + 1u) {
-        k = put_component(k, i, shift_of(channel_of(strip, i)));
+    for (var i = 0u; i < channels_of(); i = i + 1u) {
+        k = put_channel(strip, k, i, shift_of(channel_of(strip, i)));
     }
     return k;
 }
@@ -27,10 +27,6 @@ struct Accumulators {
     b: Accumulator,
 }
 
-fn accumulators() -> Accumulators {
-    return Accumulators(accumulator(), accumulator());
-}
-
 fn moments_of_column(a: Accumulators, i: u32) -> Moments {
     if PAIR == 2u && i >= WIDTH {
         return moments_of(a.b, i - WIDTH);
@@ -38,9 +34,34 @@ fn moments_of_column(a: Accumulators, i: u32) -> Moments {
     return moments_of(a.a, i);
 }
 
-// Adds the moments of every column of a strip.
-fn columns_moments(strip: Strip, k: Both, before: Accumulators) -> Accumulators {
-    var a = before;
+// The columns of a strip's i-th channel together: all are of as many rows.
+fn moments_of_channel(strip: Strip, a: Accumulators, i: u32) -> Moments {
+    if !RUNS {
+        return moments_of_column(a, i);
+    }
+    let count = count_of(strip, i);
+    let share = 1.0 / f32(max(count, 1u));
+    let mean = sum_of_channel(strip, Both(means_of(a.a), means_of(a.b)), i) * share;
+    let variances = Both(shared_variances(a.a, mean, share), shared_variances(a.b, mean, share));
+    let variance = select(not_a_number(), sum_of_channel(strip, variances, i), is_finite(mean));
+    return Moments(Count(a.a.count) * Count(count), mean, variance);
+}
+
+// As moments_of has them.
+fn means_of(a: Accumulator) -> V {
+    let finite = (bitcast<U>(a.mean) & U(0x7f800000u)) != U(0x7f800000u);
+    return select(a.total, a.mean, finite);
+}
+
+// What columns add to the variance of all.
+fn shared_variances(a: Accumulator, mean: f32, share: f32) -> V {
+    let apart = a.mean - V(mean);
+    return a.variance * share + (apart * share) * apart;
+}
+
+// The moments of every column of a strip.
+fn columns_moments(strip: Strip, k: Both) -> Accumulators {
+    var a = Accumulators(accumulator(), accumulator());
     let stride = params.row_loads;
     var row = strip.begin;
     var i = index_of(strip, row);

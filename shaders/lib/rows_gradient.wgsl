@@ -3,12 +3,12 @@
 fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
     let mean = V(center.mean);
     let affine = affine_of(range.channel, center);
-    let gain = V(affine.gain);
-    let shift = V(affine.shift);
-    let scale = V(slope.scale);
-    let offset = V(slope.offset);
-    let factor = V(slope.factor);
-    let weight = V(slope.weight);
+    let gain = affine.gain;
+    let shift = affine.shift;
+    let scale = slope.scale;
+    let offset = slope.offset;
+    let factor = slope.factor;
+    let weight = slope.weight;
     let slopes = Slopes(both(scale), both(offset), both(factor), both(weight));
     var step = first_step(range, lane);
     var w = walk_from(range.channel, step);

@@ -3,8 +3,8 @@
 fn rows_normalize(range: Range, lane: u32, center: Center) {
     let mean = V(center.mean);
     let affine = affine_of(range.channel, center);
-    let gain = V(affine.gain);
-    let shift = V(affine.shift);
+    let gain = affine.gain;
+    let shift = affine.shift;
     var step = first_step(range, lane);
     var w = walk_from(range.channel, step);
     for (; has_stride(range, step); step = step + 4u * LANES) {

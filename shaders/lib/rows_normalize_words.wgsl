@@ -16,7 +16,7 @@ fn rows_normalize(range: Range, lane: u32, center: Center) {
 fn finish_neighbours(i: u32, center: Center, affine: Affine) -> u32 {
     let at = Places(i, i + 1u, i + 2u, i + 3u);
     let x = minus(load_x_four(at), both(V(center.mean)));
-    let v = scaled(x, both(V(affine.gain)), both(V(affine.shift)));
+    let v = scaled(x, both(affine.gain), both(affine.shift));
     let bits = finish_open(at, v, load_z_four(at));
     return (bits.x | (bits.y << 4u)) | ((bits.z << 8u) | (bits.w << 12u));
 }

@@ -9,10 +9,10 @@ struct Sums {
 }
 
 struct Slope {
-    scale: f32,
-    offset: f32,
-    factor: f32,
-    weight: f32,
+    scale: V,
+    offset: V,
+    factor: V,
+    weight: V,
 }
 
 fn weigh(dy: V, weight: V) -> V {
@@ -22,22 +22,31 @@ fn weigh(dy: V, weight: V) -> V {
     return dy;
 }
 
-fn slope_of(channel: u32, center: Center, s: Sums) -> Slope {
-    let count = load_saved(3u * params.group_count + group_of(channel));
+fn slope_from(dy: V, dyx: V, count: V, gamma: V, rest: V, inv_std: V, r: V) -> Slope {
     // A batch without weight has sums of 0.
-    let n = select(count, 1.0, WEIGHTED && count == 0.0);
-    let i = center.inv_std;
-    let factor = i * (s.dyx * i / n);
-    let offset = s.dy / n - center.rest * factor;
-    let gamma = load_gamma(parameter_of(channel));
+    let n = select(count, V(1.0), B(WEIGHTED) & (count == V(0.0)));
+    let i = inv_std;
+    let factor = i * (dyx * i / n);
+    let offset = dy / n - rest * factor;
     if GROUPED {
         return Slope(i, offset, factor, gamma);
     }
-    var scale = gamma * i;
     if RENORM {
-        scale = scale * renorm_of(channel).r;
+        return Slope(gamma * i * r, offset, factor, V(1.0));
     }
-    return Slope(scale, offset, factor, 1.0);
+    return Slope(gamma * i, offset, factor, V(1.0));
+}
+
+fn slope_of(channel: u32, center: Center, s: Sums) -> Slope {
+    let count = V(load_saved(3u * params.group_count + group_of(channel)));
+    let gamma = V(load_gamma(parameter_of(channel)));
+    var renorm = no_renorm();
+    if RENORM {
+        renorm = renorm_of(channel);
+    }
+    let rest = V(center.rest);
+    let inv_std = V(center.inv_std);
+    return slope_from(V(s.dy), V(s.dyx), count, gamma, rest, inv_std, renorm.r);
 }
 
 // dx at one position of the given weight. One without weight has moved no statistics, whatever x is.
@@ -75,7 +84,7 @@ fn store_parameter_gradients(channel: u32, inv_std: f32, s: Sums) {
     var dgamma = s.dyx * inv_std;
     if RENORM {
         let renorm = renorm_of(channel);
-        dgamma = dgamma * renorm.r + s.dy * renorm.d;
+        dgamma = dgamma * component(renorm.r, 0u) + s.dy * component(renorm.d, 0u);
     }
     store_dgamma(channel, select(0.0, load_dgamma(channel), ACCUMULATE) + dgamma);
     store_dbeta(channel, select(0.0, load_dbeta(channel), ACCUMULATE) + s.dy);

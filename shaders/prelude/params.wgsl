@@ -15,7 +15,9 @@ struct Params {
     advance_place: u32,
     advance_index: u32,
     run: u32,
+    per_run: u32,
     per_chunk: u32,
+    strip: u32,
     weight: u32,
     plane: u32,
     sums: u32,
@@ -56,6 +58,7 @@ override RENORM: bool = false;
 override GROUPED: bool = false;
 override WEIGHTED: bool = false;
 override NEIGHBOURS: bool = false;
+override RUNS: bool = false;
 
 // A folded grid as one number.
 fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {

@@ -10,10 +10,6 @@ fn component(v: V, i: u32) -> f32 {
     return v;
 }
 
-fn put(v: V, i: u32, value: f32) -> V {
-    return value;
-}
-
 fn sum_components(v: V) -> f32 {
     return v;
 }

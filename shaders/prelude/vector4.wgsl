@@ -10,10 +10,6 @@ fn component(v: V, i: u32) -> f32 {
     return v[i];
 }
 
-fn put(v: V, i: u32, value: f32) -> V {
-    return select(v, V(value), COMPONENTS == vec4<u32>(i));
-}
-
 fn sum_components(v: V) -> f32 {
     return (v.x + v.y) + (v.z + v.w);
 }

@@ -20,8 +20,8 @@ const LARGEST_LOAD: u64 = 32;
 /// Bytes that a processor loads at once.
 const CACHE_LINE: u64 = 64;
 
-/// Columns that are merged into one channel lie together, up to this many.
-const MAX_COLUMN_RUN: u64 = 512;
+/// A channel's columns that lie together have no more partials than this in a chunk, or strips of four.
+const MAX_RUN_PARTIALS: u64 = 512;
 
 /// The two ways to walk a tensor; each has its own kernels.
 #[derive(Clone, Copy, PartialEq)]
@@ -30,6 +30,19 @@ enum Walk {
     Rows,
     /// Lanes over columns, loops over rows.
     Columns,
+}
+
+/// How a tensor is walked as columns.
+#[derive(Clone, Copy)]
+struct Columns {
+    /// Rows side by side.
+    period: u64,
+    vector: u32,
+    pair: u32,
+    /// See [`Builder::runs`].
+    runs: bool,
+    /// Partials of neighbouring columns of a channel.
+    per_run: u64,
 }
 
 /// Which gradients a backward has to make.
@@ -65,6 +78,8 @@ pub struct Builder<'a> {
     fused: bool,
     /// Columns of a vector are neighbouring channels.
     neighbours: bool,
+    /// Columns of a strip are of one channel, or of it and the next.
+    runs: bool,
     params: Params,
     /// Floats in one plane of partials.
     plane: u64,
@@ -117,6 +132,7 @@ impl<'a> Builder<'a> {
             across: 0,
             fused: false,
             neighbours: false,
+            runs: false,
             params: Params::default(),
             plane: 0,
             window: windows[0],
@@ -235,28 +251,28 @@ impl<'a> Builder<'a> {
     /// Decides how the window is walked and cut. The sizes fit `u32`: a binding does.
     fn lay_out(&mut self, may_fuse: bool) {
         let (t, g) = (self.tuning, self.window.geometry);
-        // Whether vectors of four may begin with the window.
-        let whole = self.window.first.is_multiple_of(4);
         let lanes = u64::from(t.workgroup_size);
-        let total = g.len();
         let (steps, tail, width);
-        let vector = if whole && g.inner().is_multiple_of(4) { 4 } else { 1 };
+        let vector = if self.fits_vectors(g.inner()) { 4 } else { 1 };
         let row_loads = g.inner() / vector;
         let steps_of_rows = g.outer() * row_loads;
-        // Rows that no vector fits are walked as columns when there are enough of them to pay for
-        // the partials of every column. (lavapipe 22.3, 8x2048x7x7, forward, inference, backward, ms: f32
-        // 3.3 1.4 4.1 → 4.4 1.0 4.0, f16, where single values are stored by atomics, 4.8 2.9 5.6 → 4.4 1.1
-        // 3.8.)
-        let enough = if self.config.element == Element::F32 { 16 } else { 2 };
+        let columns = self.columns();
+        // Rows that no vector fits are walked as columns where those are long enough to pay for their
+        // partials.
+        let least = match self.config.element {
+            Element::F32 if columns.runs => t.min_odd_rows,
+            Element::F32 => t.min_odd_rows.max(16),
+            _ => 2,
+        };
         let odd_rows = vector == 1
-            && g.outer() >= enough
-            && g.inner() <= MAX_COLUMN_RUN
-            && (g.channels() * g.inner()).is_multiple_of(4);
+            && columns.vector == 4
+            && g.outer() / columns.period >= u64::from(least)
+            && columns.per_run <= MAX_RUN_PARTIALS;
         let long_rows = g.inner() >= u64::from(t.min_row) && !odd_rows;
         let tiny = g.inner() > 1
             && g.channels() <= u64::from(t.workgroup_count)
             && steps_of_rows.div_ceil(lanes) <= u64::from(t.tiny_loads);
-        if g.channels() == 1 || long_rows || tiny || g.inner() > MAX_COLUMN_RUN {
+        if g.channels() == 1 || long_rows || tiny || columns.per_run > MAX_RUN_PARTIALS {
             self.walk = Walk::Rows;
             self.vector = vector as u32;
             steps = steps_of_rows;
@@ -266,40 +282,36 @@ impl<'a> Builder<'a> {
             self.fused = may_fuse && self.one_dispatch(steps.div_ceil(lanes));
             self.params.row_loads = row_loads as u32;
             self.params.row_stride = (g.channels() * row_loads) as u32;
-            self.pair = self.pair_of(g.inner());
+            self.pair = self.pair_of(self.vector, g.inner());
             self.params = self.params.advanced_by(self.pair * t.workgroup_size);
-            self.params.run = 1;
-            self.params.per_chunk = 1;
+            (self.params.run, self.params.per_run, self.params.per_chunk) = (1, 1, 1);
+            self.params.strip = 1;
             self.params.weight = self.vector;
-            self.neighbours = false;
+            (self.neighbours, self.runs) = (false, false);
             self.params.line = 0;
         } else {
             self.walk = Walk::Columns;
-            let columns = g.channels() * g.inner();
-            let vector_of = |width: u64| {
-                if whole && width.is_multiple_of(4) && total.is_multiple_of(4) { 4 } else { 1 }
-            };
-            self.vector = vector_of(columns);
-            self.pair = self.pair_of(columns);
-            self.across = columns.div_ceil(lanes * self.strip());
+            let [vector, pair] = self.vectors_of(g.channels() * g.inner(), 0);
+            self.across = (g.channels() * g.inner()).div_ceil(lanes * u64::from(vector * pair));
             self.fused = may_fuse && g.inner() == 1 && self.one_dispatch(g.outer());
-            let mut period = 1;
-            if !self.fused {
-                // Several rows side by side until the lanes are busy and a vector fits.
-                let enough = (lanes * 4).div_ceil(columns).min(g.outer());
-                let even = enough.next_multiple_of(4 / gcd(4, columns));
-                period = if even <= g.outer() { even } else { enough };
-                self.vector = vector_of(columns * period);
-            }
-            width = columns * period;
-            steps = g.outer() / period;
-            tail = g.outer() % period * columns;
-            self.pair = self.pair_of(gcd(width, tail));
-            self.params.row_loads = (width / u64::from(self.vector)) as u32;
-            self.neighbours = g.inner() == 1 && g.channels().is_multiple_of(self.strip());
+            let columns = match self.fused {
+                true => Columns { period: 1, vector, pair, ..columns },
+                false => columns,
+            };
+            (self.vector, self.pair, self.runs) = (columns.vector, columns.pair, columns.runs);
+            let side_by_side = g.channels() * g.inner() * columns.period;
+            steps = g.outer() / columns.period;
+            tail = g.outer() % columns.period * g.channels() * g.inner();
+            self.params.row_loads = (side_by_side / u64::from(self.vector)) as u32;
+            self.neighbours = g.inner() == 1
+                && g.channels().is_multiple_of(self.strip())
+                && self.window.first_channel.is_multiple_of(4);
             self.lay_out_tiles(if self.fused { 0 } else { t.column_block });
+            width = if self.runs { side_by_side / self.strip() * 2 } else { side_by_side };
+            self.params.strip = if self.runs { self.strip() as u32 } else { 1 };
             self.params.run = g.inner() as u32;
-            self.params.per_chunk = (g.inner() * period) as u32;
+            self.params.per_run = columns.per_run as u32;
+            self.params.per_chunk = (columns.per_run * columns.period) as u32;
             self.params.weight = 1;
         }
         // Along the reduced axis, a workgroup takes `span` steps in one iteration.
@@ -338,11 +350,40 @@ impl<'a> Builder<'a> {
         params.sums = (self.plane * 2) as u32;
     }
 
+    /// How the window is walked as columns, unless in one dispatch.
+    fn columns(&self) -> Columns {
+        let (g, lanes) = (self.window.geometry, u64::from(self.tuning.workgroup_size));
+        let columns = g.channels() * g.inner();
+        // Several rows side by side until the lanes are busy and a vector fits.
+        let enough = (lanes * 4).div_ceil(columns).min(g.outer());
+        let even = enough.next_multiple_of(4 / gcd(4, columns));
+        let period = if even <= g.outer() { even } else { enough };
+        let [vector, pair] = self.vectors_of(columns * period, g.outer() % period * columns);
+        let strip = u64::from(vector * pair);
+        let runs = strip > 1 && g.inner() >= strip && !self.config.weights;
+        let per_run = match runs {
+            true => (g.inner() + strip - gcd(g.inner(), strip)).div_ceil(strip),
+            false => g.inner(),
+        };
+        Columns { period, vector, pair, runs, per_run }
+    }
+
+    /// The vector and the pair of so many columns, of which the first few have one row more.
+    fn vectors_of(&self, columns: u64, tail: u64) -> [u32; 2] {
+        let vector = if self.fits_vectors(gcd(columns, tail)) { 4 } else { 1 };
+        [vector, self.pair_of(vector, gcd(columns, tail))]
+    }
+
+    /// Whether vectors of four fit what lies together, and may begin with the window.
+    fn fits_vectors(&self, length: u64) -> bool {
+        length.is_multiple_of(4) && self.window.first.is_multiple_of(4)
+    }
+
     /// Whether a lane takes pairs of vectors: what lies together has to be whole pairs of them, and the
     /// window to begin with one.
-    fn pair_of(&self, length: u64) -> u32 {
+    fn pair_of(&self, vector: u32, length: u64) -> u32 {
         let pairs = self.wide
-            && self.vector == 4
+            && vector == 4
             && !self.config.weights
             && length.is_multiple_of(8)
             && self.window.first.is_multiple_of(8);
@@ -479,6 +520,7 @@ impl<'a> Builder<'a> {
                 ),
             weighted: self.weighted && kernel.knows_weights(),
             neighbours: self.neighbours && kernel.walks_columns(),
+            runs: self.runs && kernel.walks_columns(),
             wide,
             paired,
             words: self.has_words()
@@ -696,7 +738,8 @@ impl<'a> Builder<'a> {
 
     fn merge_parts(&mut self, total: u32) {
         self.params.width = self.params.channel_count;
-        (self.params.chunk_count, self.params.per_chunk, self.params.run) = (total, 1, 1);
+        (self.params.chunk_count, self.params.per_chunk) = (total, 1);
+        (self.params.run, self.params.per_run, self.params.strip) = (1, 1, 1);
     }
 
     /// Bytes of the window's weights, of which its channels share each.
@@ -965,6 +1008,8 @@ impl<'a> Builder<'a> {
             chunk_count: runs as u32,
             per_chunk: neighbours as u32,
             run: neighbours as u32,
+            per_run: neighbours as u32,
+            strip: 1,
             width: results as u32,
             plane: rows.channel_count,
             ..rows

@@ -58,7 +58,7 @@ pub enum Kernel {
 
 /// What every kernel gets as its uniform: the twin of `Params` in `shaders/prelude/params.wgsl`.
 ///
-/// A *partial* is what one column of a chunk contributes; `width` columns lie side by side. For
+/// A *partial* is what one column of a chunk contributes, or neighbouring ones of a channel. For
 /// rows, a column is a whole channel. A *step* is one vector load of rows, or one row of columns.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Default, Pod, Zeroable)]
@@ -75,7 +75,7 @@ pub struct Params {
     pub chunk: u32,
     /// Chunks.
     pub chunk_count: u32,
-    /// Columns: `C` for rows, a multiple of `C·inner` for columns.
+    /// Partials of a chunk, side by side: one of each column, or two of each strip.
     pub width: u32,
     /// The first `tail` columns have one step more.
     pub tail: u32,
@@ -87,10 +87,16 @@ pub struct Params {
     pub advance_place: u32,
     /// …and to the index in the tensor.
     pub advance_index: u32,
-    /// Partials of one channel in a chunk that lie together.
+    /// Columns of one channel that lie together.
     pub run: u32,
+    /// Partials of a channel's columns that lie together: as many, or of all strips that they may be
+    /// in.
+    pub per_run: u32,
     /// Partials of one channel in a chunk.
     pub per_chunk: u32,
+    /// Columns: so many neighbours share a partial where they are of one channel, and have a second one
+    /// for those of the next; 1: each has its own.
+    pub strip: u32,
     /// Values in one step of one partial.
     pub weight: u32,
     /// Floats in one plane of partials.
@@ -241,6 +247,8 @@ pub struct Variant {
     pub weighted: bool,
     /// Columns: a vector's columns are neighbouring channels.
     pub neighbours: bool,
+    /// Columns: a strip's are of one channel, or of it and the next.
+    pub runs: bool,
     /// Tensors lie as words of 64 bits.
     pub wide: bool,
     /// Rows: an invocation has two neighbouring vectors at a time.

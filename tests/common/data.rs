@@ -190,6 +190,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         fused_workgroups: 1,
         tiny_loads: 0,
         min_row: 4,
+        min_odd_rows: 4,
         wide_loads: true,
         mask_words: true,
     };
@@ -197,6 +198,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         fused_loads: 4_096,
         fused_column_loads: 4_096,
         tiny_loads: 4_096,
+        min_odd_rows: u32::MAX,
         ..split.clone()
     };
     let wide = Tuning {

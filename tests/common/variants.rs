@@ -13,8 +13,9 @@ use wgpu_batchnorm::{
 
 const MEMORY: [Memory; 3] = [Memory::Separate, Memory::InPlace, Memory::Arena];
 
-/// An empty batch, rows and columns, with and without vectors, fused and not.
-const SHAPES: [&[usize]; 12] = [
+/// An empty batch, rows and columns, with and without vectors, fused and not; columns of one channel that
+/// fill a strip, and that do not.
+const SHAPES: [&[usize]; 14] = [
     &[0, 3],
     &[5, 7],
     &[2, 3, 64, 64],
@@ -27,6 +28,8 @@ const SHAPES: [&[usize]; 12] = [
     &[70_000, 4],
     &[70_001, 5],
     &[64, 70],
+    &[64, 300, 33],
+    &[64, 1100, 3],
 ];
 
 /// In the order in which they are first planned.
