@@ -43,6 +43,8 @@ pub struct Tuning {
     /// Shortest `inner` that is walked as rows (one channel per workgroup); shorter ones are
     /// walked as columns (lanes over channels), unless the tensor is tiny.
     pub min_row: u32,
+    /// Where a channel has so many rows, which lie far apart, it is twice as long.
+    pub many_rows: u32,
     /// Rows of f32 that no vector of four fits are walked as columns, which it fits, from so many on (of
     /// halves from two on, which would be written one by one).
     pub min_odd_rows: u32,
@@ -89,6 +91,10 @@ impl Tuning {
                 // 4.2 11.3, 16.8 11.5 26.2; inner 48 12.1 5.8 14.3, 13.3 9.1 23.0; inner 56 13.1 5.8 14.9,
                 // 5.9 5.2 14.1; inner 64 12.5 6.5 14.9, 6.9 4.5 17.3.
                 min_row: 49,
+                // As columns against as rows, forward, inference, backward, ms: 4096x16x8x8 6.1 3.1 8.1, 9.9
+                // 8.5 22.0; 1024x64x8x8 8.1 4.7 12.3, 7.4 5.2 17.3; 128x512x8x8 7.6 4.2 10.6, 5.7 3.3 8.6;
+                // inner 144 (455x64x12x12) 11.6 6.6 15.1, 5.9 4.3 9.6.
+                many_rows: 512,
                 // As columns against as rows, forward, inference, backward, ms: 8x2048x7x7 2.07 0.81 2.28,
                 // 3.45 1.50 4.33; 4x2048x7x7 1.25 0.46 1.36, 2.17 0.83 2.51; 8x64x55x55 3.13 1.37 4.13, 4.13
                 // 2.18 6.06; 2x64x55x55 1.88 0.62 1.78, 1.17 0.61 1.56. Halves: 8x64x55x55 2.65 1.14 3.24,
@@ -114,6 +120,7 @@ impl Tuning {
                 fused_workgroups: 64,
                 tiny_loads: 8,
                 min_row: 32,
+                many_rows: u32::MAX,
                 min_odd_rows: 16,
                 wide_loads: false,
                 mask_words: false,

@@ -309,6 +309,7 @@ fn refusals_are_typed() {
         fused_workgroups: 0,
         tiny_loads: 0,
         min_row: 0,
+        many_rows: 0,
         min_odd_rows: 0,
         wide_loads: false,
         mask_words: false,

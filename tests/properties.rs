@@ -413,6 +413,7 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
         fused_workgroups: workgroups,
         tiny_loads: tiny,
         min_row: row,
+        many_rows: 16,
         min_odd_rows: 4,
         wide_loads: true,
         mask_words: true,

@@ -23,7 +23,7 @@ struct Question {
     groups: Groups,
     flags: u16,
     caps: [Size; 4],
-    tuning: Option<[Size; 11]>,
+    tuning: Option<[Size; 12]>,
 }
 
 /// Small numbers, powers of two and their neighbours, and anything.
@@ -209,7 +209,7 @@ fuzz_target!(|bytes: &[u8]| {
         ..Caps::webgpu_default()
     };
     let tuning = q.tuning.as_ref().map(|sizes| {
-        let [size, count, loads, columns, fused, fused_columns, block, groups, tiny, row, odd] =
+        let [size, count, loads, columns, fused, fused_columns, block, groups, tiny, row, odd, many] =
             sizes.each_ref().map(Size::get);
         Tuning {
             workgroup_size: size,
@@ -222,6 +222,7 @@ fuzz_target!(|bytes: &[u8]| {
             fused_workgroups: groups,
             tiny_loads: tiny,
             min_row: row,
+            many_rows: many,
             min_odd_rows: odd,
             wide_loads: flag(14),
             mask_words: flag(9),

@@ -268,7 +268,8 @@ impl<'a> Builder<'a> {
             && columns.vector == 4
             && g.outer() / columns.period >= u64::from(least)
             && columns.per_run <= MAX_RUN_PARTIALS;
-        let long_rows = g.inner() >= u64::from(t.min_row) && !odd_rows;
+        let many = u64::from(g.outer() >= u64::from(t.many_rows));
+        let long_rows = g.inner() >= u64::from(t.min_row) * (1 + many) && !odd_rows;
         let tiny = g.inner() > 1
             && g.channels() <= u64::from(t.workgroup_count)
             && steps_of_rows.div_ceil(lanes) <= u64::from(t.tiny_loads);

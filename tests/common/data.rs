@@ -190,6 +190,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         fused_workgroups: 1,
         tiny_loads: 0,
         min_row: 4,
+        many_rows: u32::MAX,
         min_odd_rows: 4,
         wide_loads: true,
         mask_words: true,
