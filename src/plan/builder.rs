@@ -258,7 +258,7 @@ impl<'a> Builder<'a> {
         let steps_of_rows = g.outer() * row_loads;
         let columns = self.columns();
         // Rows that no vector fits are walked as columns where those are long enough to pay for their
-        // partials.
+        // partials, of which every column has its own where it does not share them.
         let least = match self.config.element {
             Element::F32 if columns.runs => t.min_odd_rows,
             Element::F32 => t.min_odd_rows.max(16),
