@@ -197,9 +197,10 @@ impl<O: Operation> Plan<O> {
         if !size.is_power_of_two() || size < 4 || size > max {
             return Err(PlanError::Tuning { workgroup_size: size, max });
         }
-        // Scratch and partials are counted by u32.
+        // Scratch and partials are counted by u32, and so are the mask's bits.
         let limit = caps.max_storage_binding_size.min(1 << 33);
         let check = |slot: Slot, size| {
+            let limit = if slot == Slot::Mask { limit.min(1 << 29) } else { limit };
             if size > limit { Err(PlanError::TooLarge { slot, size, limit }) } else { Ok(()) }
         };
         let most = window_limit(config.element, caps);

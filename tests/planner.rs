@@ -3,7 +3,7 @@
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, ConfigError, Element, Finalize,
     FrozenBackward, Geometry, Gradient, Gradients, GroupNorm, GroupNormBackward, Infer, Kernel,
-    MAX_ITERATIONS, Memory, Normalize, Operation, Plan, PlanError, Reduce, SingleValue, Slot,
+    MAX_ITERATIONS, Mask, Memory, Normalize, Operation, Plan, PlanError, Reduce, SingleValue, Slot,
     Stage, Statistics, Train, Tuning, Update,
 };
 
@@ -596,4 +596,23 @@ fn long_runs_are_rows() {
         let plan = Plan::<Infer>::with_tuning(g, &config, &caps, &tuning).unwrap();
         assert_eq!(plan.stages()[0].variant.kernel, kernel, "{}", plan.explain());
     }
+}
+
+/// Bits of a mask are counted by u32, though more would fit a binding.
+#[test]
+fn a_mask_that_cannot_be_counted() {
+    let caps = Caps { max_storage_binding_size: 1 << 33, ..caps(Class::Hardware) };
+    let plan = |outer: usize, mask| {
+        let g = Geometry::new(&[outer, 1, 1 << 16], ChannelAxis::First).unwrap();
+        let config = Config { activation: Activation::Relu, mask, ..Config::keras() };
+        let plan = Plan::<Train>::new(g, &config, &caps)?;
+        Ok(plan.slots().into_iter().find(|(slot, _)| *slot == Slot::Mask).map(|(_, size)| size))
+    };
+    assert_eq!(plan(1 << 16, Mask::Bits), Ok(Some(1 << 29)));
+    let (size, limit) = ((1 << 29) + (1 << 13), 1 << 29);
+    assert_eq!(
+        plan((1 << 16) + 1, Mask::Bits),
+        Err(PlanError::TooLarge { slot: Slot::Mask, size, limit })
+    );
+    assert_eq!(plan((1 << 16) + 1, Mask::Recompute), Ok(None));
 }

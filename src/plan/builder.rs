@@ -189,6 +189,7 @@ impl<'a> Builder<'a> {
         let bound = begin / self.alignment * self.alignment;
         // Of a tensor in one piece, zeros.
         self.params.base = ((begin - bound) / load) as u32;
+        // A mask has fewer bits than fit u32; without one, this is not looked at.
         self.params.mask_base = (bound / load) as u32;
         let position = window.position(&self.geometry);
         self.params.weights_base = match self.walk {
@@ -543,7 +544,7 @@ impl<'a> Builder<'a> {
     /// Whether rows hold whole words of the mask. Chunks of rows do, as lanes are four or more.
     fn has_words(&self) -> bool {
         const LOADS: u32 = 8;
-        let begin = self.params.base + self.params.mask_base;
+        let begin = self.params.base.wrapping_add(self.params.mask_base);
         self.tuning.mask_words
             && self.vector == 4
             && self.params.row_loads.is_multiple_of(LOADS)
