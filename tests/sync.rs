@@ -221,7 +221,8 @@ fn empty_parts() {
         let data = Data::random(case.geometry(), 80, 0.0, 1.0);
         for parts in [&[][..], &[[f32::NAN, f32::NAN, f32::INFINITY, 0.0]; 9]] {
             let out = finalize(gpu, &case, &data, parts);
-            assert_eq!(out[&Slot::Saved], [0; 20]);
+            // Zeros of either sign: Mesa 25 gives −0 for remainders.
+            assert_eq!(floats(&out[&Slot::Saved]), [0.0; 20]);
             assert_eq!(out[&Slot::RunningMean], bits(&data.running_mean));
             assert_eq!(out[&Slot::RunningVar], bits(&data.running_var));
             assert_eq!(out[&Slot::Batches], [data.batches]);
