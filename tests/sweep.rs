@@ -33,6 +33,10 @@ fn sizes() -> Vec<(Vec<usize>, ChannelAxis)> {
             sizes.push((vec![outer, channels], ChannelAxis::Last));
         }
     }
+    // Pairs of vectors whose columns are of three channels, and of two.
+    for inner in [5, 9, 21] {
+        sizes.push((vec![16, 8, inner], ChannelAxis::First));
+    }
     sizes.push((vec![3, 4, 5, 6], ChannelAxis::At(-2)));
     sizes.push((vec![3, 4, 5, 6], ChannelAxis::At(0)));
     sizes.push((vec![6, 4, 5, 3], ChannelAxis::PerActivation));
