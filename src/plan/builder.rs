@@ -265,10 +265,8 @@ impl<'a> Builder<'a> {
             Element::F32 => t.min_odd_rows.max(16),
             _ => 2,
         };
-        let odd_rows = vector == 1
-            && columns.vector == 4
-            && g.outer() / columns.period >= u64::from(least)
-            && columns.per_run <= MAX_RUN_PARTIALS;
+        let odd_rows =
+            vector == 1 && columns.vector == 4 && g.outer() / columns.period >= u64::from(least);
         let many = u64::from(g.outer() >= u64::from(t.many_rows));
         let long_rows = g.inner() >= u64::from(t.min_row) * (1 + many) && !odd_rows;
         let tiny = g.inner() > 1
