@@ -76,7 +76,7 @@ pub struct Builder<'a> {
     across: u64,
     /// All channels' work in one dispatch.
     fused: bool,
-    /// Columns of a vector are neighbouring channels.
+    /// Columns of a vector are neighbouring channels, in whose slots planes are whole vectors.
     neighbours: bool,
     /// Columns of a strip are of one channel, or of it and the next.
     runs: bool,
@@ -305,6 +305,7 @@ impl<'a> Builder<'a> {
             self.params.row_loads = (side_by_side / u64::from(self.vector)) as u32;
             self.neighbours = g.inner() == 1
                 && g.channels().is_multiple_of(self.strip())
+                && u64::from(self.params.channel_count).is_multiple_of(self.strip())
                 && self.window.first_channel.is_multiple_of(4);
             self.lay_out_tiles(if self.fused { 0 } else { t.column_block });
             width = if self.runs { side_by_side / self.strip() * 2 } else { side_by_side };
