@@ -1176,7 +1176,7 @@ mod tests {
     use super::*;
     use crate::caps::Caps;
     use crate::kernels::KernelOptions;
-    use crate::plan::Operation;
+    use crate::plan::{Operation, Variant};
 
     fn gpu() -> Option<Gpu> {
         match Gpu::new_blocking() {
@@ -1215,6 +1215,26 @@ mod tests {
                 .filter(|kernel| !found.contains(kernel))
                 .collect();
             assert!(missing.is_empty(), "{class:?}: {missing:?}");
+        }
+    }
+
+    /// What a driver compiles for the quick self-test, besides the device's own three questions.
+    #[test]
+    fn quick_questions_need_ten_kernels() {
+        fn add<O: Operation>(found: &mut HashSet<Variant>, g: Geometry, caps: &Caps) {
+            let plan = Plan::<O>::new(g, &Config::pytorch(), caps).unwrap();
+            found.extend(plan.stages().iter().map(|stage| stage.variant));
+        }
+        for class in [Class::Software, Class::Hardware] {
+            let caps = Caps { class, ..Caps::webgpu_default() };
+            let mut found = HashSet::new();
+            for (shape, axis) in QUICK_SHAPES {
+                let g = Geometry::new(shape, axis).unwrap();
+                add::<Train>(&mut found, g, &caps);
+                add::<Infer>(&mut found, g, &caps);
+                add::<Backward>(&mut found, g, &caps);
+            }
+            assert_eq!(found.len(), 10, "{class:?}: {found:?}");
         }
     }
 
