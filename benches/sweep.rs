@@ -3,8 +3,8 @@
 //!
 //! `cargo bench --bench sweep -- [--limit 1e8] [--passes 5] [--png docs/sweep.png]`. Points are
 //! measured one after another, all of them in every pass; figures are medians over the passes. The
-//! largest tensor has `--limit` elements (10⁸ on a software adapter, 10⁹ on others), or a quarter of it,
-//! again and again, where the device has no room for four of them.
+//! largest tensor has `--limit` elements (10⁸ on a software adapter, 10⁹ on others), as many as the
+//! device's largest buffer holds, or a quarter of it, again and again, where there is no room for four.
 
 #[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod common;
@@ -194,6 +194,9 @@ fn with_memory(
     mut limit: f64,
     most_channels: f64,
 ) -> Result<([Sweep; 3], Memory), String> {
+    let largest_buffer = gpu.device().limits().max_buffer_size as f64 / size_of::<f32>() as f64;
+    // Sizes are rounded.
+    limit = limit.min(0.99 * largest_buffer);
     loop {
         // The fixed totals fit into what there is.
         let sweeps = sweeps(limit, limit.min(4e6), most_channels, limit.min(1e7));
