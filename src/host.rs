@@ -350,10 +350,12 @@ impl Gpu {
         let y = shaped(input.x.shape(), next())?;
         let saved = SavedStatistics::from_values(next(), channels);
         if updates {
+            // A batch without weight is none.
+            let counts = has_weight(input.weights.as_ref());
             *running = RunningStatistics {
                 mean: next().into(),
                 var: next().into(),
-                batches: running.batches.wrapping_add(1),
+                batches: running.batches.wrapping_add(counts.into()),
             };
         }
         Ok(TrainOutput { y, saved })
@@ -476,6 +478,9 @@ impl Gpu {
         check_shape(Slot::Dy, &dy, &input.x)?;
         let plan = Plan::<GroupNormBackward>::new(geometry, &config, self.caps())?;
         let groups = geometry.groups(config.groups).channels() as usize;
+        if saved.renorm.is_some() {
+            return Err(HostError::Renorm { given: true });
+        }
         for values in saved.parts() {
             check_length(Slot::Saved, values.len(), groups)?;
         }
@@ -509,12 +514,12 @@ impl Gpu {
         let arrays = input.arrays([]);
         let inputs = arrays.inputs(geometry.channels() as usize)?;
         let slot = self.run(plan, &inputs, &[Slot::Moments]).await?.pop().unwrap_or_default();
-        let moments = Moments::from_slot(&slot)?;
-        match input.weights {
-            Some(_) => Ok(moments),
-            // The slot's count is rounded above 2^24.
-            None => Ok(moments.with_count(geometry.values_per_channel() as f64)?),
-        }
+        // The slot's count is rounded: the number of values above 2^24, and sums of weights.
+        let count = match input.weights {
+            Some(weights) => weights.iter().map(|weight| f64::from(*weight)).sum(),
+            None => geometry.values_per_channel() as f64,
+        };
+        Ok(Moments::from_slot(&slot)?.with_count(count)?)
     }
 
     /// Runs a backward and hands out what its config asked for.
@@ -920,6 +925,11 @@ pub(crate) fn check_shape(
 }
 
 /// Their shape, and that each is finite and ≥ 0.
+/// That a batch has a value that is not without weight.
+pub(crate) fn has_weight(weights: Option<&ArrayViewD<'_, f32>>) -> bool {
+    weights.is_none_or(|weights| weights.iter().any(|weight| *weight > 0.0))
+}
+
 pub(crate) fn check_weights(
     weights: &ArrayViewD<'_, f32>,
     axis: ChannelAxis,

@@ -6,7 +6,7 @@ use crate::config::{Config, Gradients, Mask, Memory, Update};
 use crate::geometry::{ChannelAxis, Geometry};
 use crate::host::{
     BackwardOutput, Gpu, HostError, Input, Source, check_length, check_shape, check_weights,
-    floats, narrowed, shaped, standard, values,
+    floats, has_weight, narrowed, shaped, standard, values,
 };
 use crate::moments::{Moments, MomentsError};
 use crate::plan::{Backward, FrozenBackward, Infer, Plan, Slot, Train};
@@ -193,7 +193,7 @@ impl BatchNorm {
         inputs.extend(slots.iter().map(|(slot, buffer)| (*slot, Source::Buffer(buffer))));
         let mut outputs = self.gpu.run(plan, &inputs, &[Slot::Y]).await?;
         let y = shaped(input.x.shape(), outputs.pop().unwrap_or_default())?;
-        if !moved.is_empty() {
+        if !moved.is_empty() && has_weight(input.weights.as_ref()) {
             self.batches = self.batches.wrapping_add(1);
         }
         for (slot, buffer) in moved {

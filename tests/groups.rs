@@ -4,8 +4,8 @@ use ndarray::{Array1, ArrayD};
 use wgpu_batchnorm::reference::{self, ReferenceError};
 use wgpu_batchnorm::{
     Activation, Affine, Caps, ChannelAxis, Config, Element, Geometry, Gradients, GroupNorm,
-    GroupNormBackward, HostError, Input, Kernel, Mask, Memory, Plan, PlanError, SingleValue, Slot,
-    Train,
+    GroupNormBackward, HostError, Input, Kernel, Mask, Memory, Plan, PlanError, SavedRenorm,
+    SingleValue, Slot, Train,
 };
 
 use crate::common::check::{Oracle, compare_grouped};
@@ -377,6 +377,11 @@ fn arrays_in_arrays_out() {
     short.rest = Array1::zeros(5);
     let error = gpu.group_norm_backward_blocking(&input, dy.view(), &short, &config).unwrap_err();
     assert_eq!(error, HostError::Length { slot: Slot::Saved, length: 5, channels: 6 });
+    let mut renormed = output.saved.clone();
+    renormed.renorm = Some(SavedRenorm { r: Array1::ones(6), d: Array1::zeros(6) });
+    let error =
+        gpu.group_norm_backward_blocking(&input, dy.view(), &renormed, &config).unwrap_err();
+    assert_eq!(error, HostError::Renorm { given: true });
     let wrong = Config { groups: 4, ..config };
     let error = gpu.group_norm_blocking(&input, &wrong).unwrap_err();
     assert_eq!(error, HostError::Plan(PlanError::Groups { groups: 4, channels: 6 }));

@@ -249,6 +249,32 @@ fn a_batch_without_weight() {
     }
 }
 
+/// The host form and the layer do not count it either.
+#[test]
+fn hosts_do_not_count_a_batch_without_weight() {
+    let Some(gpu) = gpu() else { return };
+    let config = Config { update: Update::Cumulative, ..config() };
+    let case = Case::new(&[4, 3, 6], ChannelAxis::First, config.clone());
+    let x = ArrayD::from_elem(case.shape.clone(), 5.0f32);
+    let (none, some) = (ArrayD::zeros(vec![4, 6]), ArrayD::ones(vec![4, 6]));
+    let mut running = RunningStatistics::new(3);
+    let mut layer = BatchNorm::new(gpu, 3, config.clone()).unwrap();
+    for (weights, batches) in [(&none, 0), (&some, 1), (&none, 1)] {
+        let input = Input { weights: Some(weights.view()), ..Input::new(x.view(), case.axis) };
+        gpu.forward_train_blocking(&input, &mut running, &config).unwrap();
+        let input = LayerInput { x: x.view(), z: None, weights: Some(weights.view()) };
+        layer.forward_train_blocking(input).unwrap();
+        let state = layer.state_blocking().unwrap();
+        let mean = if batches == 0 { 0.0 } else { 5.0 };
+        for (batch, means) in
+            [(running.batches, &running.mean), (state.batches, &state.running_mean)]
+        {
+            assert_eq!(batch, batches);
+            assert!(means.iter().all(|m| *m == mean), "{means}");
+        }
+    }
+}
+
 /// With weights of 1 it is batch norm, up to rounding; a factor of two in all weights changes no bit
 /// but that of the unbiased variance and the count.
 #[test]
