@@ -62,7 +62,8 @@ impl Moments {
     ///
     /// # Errors
     /// [`MomentsError::Slot`] for a length that is no multiple of 4, [`MomentsError::Counts`] when
-    /// channels have different counts, and as [`new`](Self::new).
+    /// channels have different counts, and as [`new`](Self::new). Sums of weights may differ by their
+    /// rounding, to which 2⁻¹⁶ of the first channel's is allowed; that one is taken.
     pub fn from_slot(slot: &[f32]) -> Result<Self, MomentsError> {
         if !slot.len().is_multiple_of(4) {
             return Err(MomentsError::Slot { length: slot.len() });
@@ -71,7 +72,10 @@ impl Moments {
         let plane = |i: usize| &slot[i * channels..(i + 1) * channels];
         let (mean, rest, counts) = (plane(0), plane(1), plane(3));
         let count = counts.first().copied().unwrap_or_default();
-        if let Some(channel) = counts.iter().position(|other| other.to_bits() != count.to_bits()) {
+        let rounding = count.abs() / 65_536.0;
+        let is_other = |other: &f32| other.to_bits() != count.to_bits();
+        let is_far = |other: &f32| is_other(other) && !((other - count).abs() <= rounding);
+        if let Some(channel) = counts.iter().position(is_far) {
             return Err(MomentsError::Counts { channel, found: counts[channel], expected: count });
         }
         // An infinite mean has no remainder.

@@ -98,6 +98,11 @@ fn mistakes_are_typed() {
         Moments::from_slot(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0]),
         Err(MomentsError::Counts { channel: 1, found: 2.0, expected: 1.0 })
     );
+    // Sums of weights that were rounded in another order.
+    let rounded = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1e4, f32::from_bits(1e4f32.to_bits() + 3)];
+    assert_eq!(Moments::from_slot(&rounded).unwrap().count(), 1e4);
+    let other = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1e4, 1e4 + 1.0];
+    assert!(matches!(Moments::from_slot(&other), Err(MomentsError::Counts { channel: 1, .. })));
     for count in [-1.0, f64::INFINITY] {
         let error = Err(MomentsError::Count { count });
         assert_eq!(Moments::from_slot(&[0.0, 0.0, 0.0, count as f32]), error);
