@@ -95,6 +95,38 @@ fn hostile_windows() {
     }
 }
 
+/// Windows that are walked as columns, and a last one as rows: each takes its statistics relative to
+/// values of the channel itself, whatever its neighbours hold.
+#[test]
+fn windows_walked_in_different_ways() {
+    let Some(gpu) = gpu() else { return };
+    let tuning = Tuning { min_odd_rows: 16, ..small_tunings()[0].clone() };
+    let mut case = Case::new(&[47, 8, 7], ChannelAxis::First, Config::pytorch()).tuned(&tuning);
+    case.binding = Some(5120);
+    let plan = runner::plan::<Train>(gpu, &case).unwrap();
+    let kernels: Vec<_> = plan.stages().iter().map(|s| s.variant.kernel.name()).collect();
+    for walk in ["columns_statistics", "rows_statistics"] {
+        assert!(kernels.contains(&walk), "{}", plan.explain());
+    }
+    let mut data = Data::random(case.geometry(), 47, 0.0, 1e-3);
+    let channels = |i: usize| i / 7 % 8;
+    for (i, x) in data.x.iter_mut().enumerate() {
+        match channels(i) % 3 {
+            0 => *x = 0.1,
+            1 => *x = 1e6,
+            _ => {}
+        }
+    }
+    let results = runner::train(gpu, &case, &data);
+    compare_training(&case, &data, &results).unwrap();
+    let moments = Moments::from_slot(&runner::statistics(gpu, &case, &data)).unwrap();
+    compare_statistics(&case, &data, &moments).unwrap();
+    for (i, y) in results.y.iter().enumerate() {
+        let c = channels(i);
+        assert!(c % 3 == 2 || *y == data.beta[c], "constant channel {c}: {y}");
+    }
+}
+
 /// Every window is within the limit and begins where it may, and together they are the tensor.
 #[test]
 fn windows_are_within_the_limits() {
@@ -107,6 +139,8 @@ fn windows_are_within_the_limits() {
         let mut end = 0;
         for window in covered {
             assert!(window.start.is_multiple_of(caps.storage_alignment.into()));
+            // 32 values share a word of the mask.
+            assert!(window.start.is_multiple_of(32 * config.element.size()));
             assert!(window.start <= end && window.end <= size);
             assert!(window.end - window.start <= caps.max_storage_binding_size);
             end = end.max(window.end);
@@ -120,6 +154,8 @@ fn windows_are_within_the_limits() {
         (vec![64, 64, 512, 512], ChannelAxis::First),
         (vec![4, 3, 65_536, 8192], ChannelAxis::First),
         (vec![1 << 24, 96], ChannelAxis::Last),
+        // Windows that end anywhere.
+        (vec![8_000_003, 3, 7, 7], ChannelAxis::First),
     ] {
         for element in [Element::F32, Element::F16] {
             let geometry = Geometry::new(&shape, axis).unwrap();
@@ -128,6 +164,7 @@ fn windows_are_within_the_limits() {
                 for limit in [128 << 20, 1 << 30, u64::MAX] {
                     let caps =
                         Caps { class, max_storage_binding_size: limit, ..Caps::webgpu_default() };
+                    let caps = Caps { storage_alignment: 16, ..caps };
                     stages::<Train>(geometry, &config, &caps);
                     stages::<Infer>(geometry, &config, &caps);
                     stages::<Backward>(geometry, &config, &caps);

@@ -14,8 +14,9 @@ pub(super) const MAX_WORKGROUP_SIZE: u32 = 1 << 16;
 const MAX_TILES: u64 = 32;
 const MAX_VISITS: u64 = 2_048;
 
-/// Bytes of the largest vector that a kernel loads: where windows are bound is a multiple of it.
-const LARGEST_LOAD: u64 = 32;
+/// Where windows are bound is a multiple of the bytes of 32 values, which share a word of the mask; and
+/// so of every load.
+const MASK_WORD: u64 = 128;
 
 /// Bytes that a processor loads at once.
 const CACHE_LINE: u64 = 64;
@@ -137,7 +138,7 @@ impl<'a> Builder<'a> {
             plane: 0,
             window: windows[0],
             windows,
-            alignment: u64::from(caps.storage_alignment).max(LARGEST_LOAD),
+            alignment: u64::from(caps.storage_alignment).max(MASK_WORD),
             merged: 0,
             tensor_size: 0,
             empty: geometry.is_empty(),
@@ -303,6 +304,8 @@ impl<'a> Builder<'a> {
             steps = g.outer() / columns.period;
             tail = g.outer() % columns.period * g.channels() * g.inner();
             self.params.row_loads = (side_by_side / u64::from(self.vector)) as u32;
+            // Which tells columns from rows.
+            self.params.row_stride = 0;
             self.neighbours = g.inner() == 1
                 && g.channels().is_multiple_of(self.strip())
                 && u64::from(self.params.channel_count).is_multiple_of(self.strip())
@@ -1126,7 +1129,7 @@ pub(super) const MIN_WINDOW: u64 = 64;
 /// Elements of a tensor that one dispatch can bind, with room to begin at an aligned byte.
 pub(super) fn window_limit(element: Element, caps: &Caps) -> u64 {
     let bytes = caps.max_storage_binding_size.min(MAX_WINDOW);
-    bytes.saturating_sub(u64::from(caps.storage_alignment).max(LARGEST_LOAD)) / element.size()
+    bytes.saturating_sub(u64::from(caps.storage_alignment).max(MASK_WORD)) / element.size()
 }
 
 /// One bit per value, in whole words.
