@@ -302,8 +302,8 @@ impl Gpu {
     }
 
     /// [`self_test`](Self::self_test) on every path of all operations, odd sizes, and a channel so long
-    /// that it meets a limit on loop iterations; with activations, residuals, halves and accumulated
-    /// gradients. The driver compiles some 140 kernels.
+    /// that it meets a limit on loop iterations; with activations, residuals, halves, weights and
+    /// accumulated gradients. The driver compiles some 140 kernels.
     ///
     /// # Errors
     /// As [`self_test`](Self::self_test).
@@ -324,7 +324,12 @@ impl Gpu {
             questions.shape = format!("{shape:?} {axis:?}");
             // WGSL's accuracy of division and square root, some units in the last place.
             questions.bound = 32.0 * UNIT;
-            questions.known_answers(Geometry::new(shape, axis)?).await?;
+            let geometry = Geometry::new(shape, axis)?;
+            questions.known_answers(geometry, false).await?;
+            if everything {
+                questions.shape.push_str(" weighted");
+                questions.known_answers(geometry, true).await?;
+            }
         }
         for &(shape, axis) in extent.fused {
             for (element, activation, mask) in FUSED {
@@ -619,24 +624,34 @@ impl Questions<'_> {
         Ok(())
     }
 
-    async fn known_answers(&mut self, g: Geometry) -> Result<(), HostError> {
+    /// If they are weighted, two neighbours that make up the mean have one weight; where it is 0, x is
+    /// a NaN and dy 0.
+    async fn known_answers(&mut self, g: Geometry, weights: bool) -> Result<(), HostError> {
         let config = Config {
             epsilon: 3.0,
             update: Update::Rate(0.5),
             running_variance: RunningVariance::Population,
+            weights,
             ..Config::pytorch()
         };
         let (channels, inner) = (g.channels() as usize, g.inner() as usize);
-        let n = g.values_per_channel() as f64;
-        // Channel and sign (±1, alternating within a channel) of every value.
-        let places: Vec<(usize, f64)> = (0..g.len() as usize)
+        let of_place = |place: usize| if weights { [0.0, 2.0, 0.5][place / 2 % 3] } else { 1.0 };
+        let weight: Vec<f64> = (0..g.values_per_channel() as usize).map(of_place).collect();
+        // Values of a channel that are looked at, and their weight.
+        let n = weight.iter().filter(|w| **w > 0.0).count() as f64;
+        let total: f64 = weight.iter().sum();
+        // Channel, sign (±1, alternating within a channel) and weight of every value.
+        let places: Vec<(usize, f64, f64)> = (0..g.len() as usize)
             .map(|i| {
                 let place = i / (inner * channels) * inner + i % inner;
-                (i / inner % channels, if place % 2 == 0 { -1.0 } else { 1.0 })
+                let sign = if place % 2 == 0 { -1.0 } else { 1.0 };
+                (i / inner % channels, sign, weight[place])
             })
             .collect();
-        let per_value = |f: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
-            places.iter().map(|&(c, s)| f(c, s)).collect()
+        // Where there is no weight, `empty`.
+        let per_value = |empty: f64, f: &dyn Fn(usize, f64, f64) -> f64| -> Vec<f64> {
+            let one = |&(c, s, w): &(usize, f64, f64)| if w > 0.0 { f(c, s, w) } else { empty };
+            places.iter().map(one).collect()
         };
         let per_channel = |f: &dyn Fn(usize) -> f64| (0..channels).map(f).collect::<Vec<f64>>();
         let gamma = |c: usize| 2.0 + (c % 3) as f64;
@@ -645,15 +660,16 @@ impl Questions<'_> {
         // What f32 has room for.
         let narrow = |c: usize| f64::from(mean(c) as f32);
 
-        let x = floats(&per_value(&|c, s| mean(c) + s));
-        let dy = floats(&per_value(&|_, s| 2.0 + s));
+        let x = floats(&per_value(f64::NAN, &|c, s, _| mean(c) + s));
+        let dy = floats(&per_value(0.0, &|_, s, _| 2.0 + s));
+        let weight = floats(&weight);
         let gammas = floats(&per_channel(&gamma));
         let betas = floats(&per_channel(&beta));
         let means = floats(&per_channel(&mean));
         let ones = vec![1.0; channels];
         let rests = per_channel(&|c| mean(c) - narrow(c));
-        let saved =
-            [means.clone(), floats(&rests), vec![0.5; channels], vec![n as f32; channels]].concat();
+        let counts = vec![total as f32; channels];
+        let saved = [means.clone(), floats(&rests), vec![0.5; channels], counts].concat();
         let mut inputs = vec![
             (Slot::X, Source::Floats(&x)),
             (Slot::Dy, Source::Floats(&dy)),
@@ -662,6 +678,9 @@ impl Questions<'_> {
             (Slot::RunningMean, Source::Floats(&means)),
             (Slot::RunningVar, Source::Floats(&ones)),
         ];
+        if weights {
+            inputs.push((Slot::Weights, Source::Floats(&weight)));
+        }
         // Terms are of the size of the deviation, 1, and not of the mean.
         let relative = |slot, values: Vec<f64>| {
             let largest = values.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
@@ -673,11 +692,11 @@ impl Questions<'_> {
                 (0..3 * channels).map(|i| match i / channels {
                     0 => (mean(i), 1.0),
                     1 => (third, 1.0),
-                    _ => (n, 0.0),
+                    _ => (total, 0.0),
                 }),
             )
         };
-        let y = per_value(&|c, s| gamma(c) * 0.5 * s + beta(c));
+        let y = per_value(f64::NAN, &|c, s, _| gamma(c) * 0.5 * s + beta(c));
         let caps = self.gpu.caps();
         let answers = [
             relative(Slot::Y, y),
@@ -692,12 +711,10 @@ impl Questions<'_> {
             self.ask(Plan::<Statistics>::new(g, &config, caps)?, &inputs, &answers).await?;
         }
 
-        let off = |c: usize, s: f64| mean(c) + s - narrow(c);
-        let y = per_value(&|c, s| gamma(c) * 0.5 * off(c, s) + beta(c));
-        let answers = [relative(Slot::Y, y)];
-        self.ask(Plan::<Infer>::new(g, &config, caps)?, &inputs, &answers).await?;
-
-        let dx = per_value(&|c, s| gamma(c) * 0.375 * s);
+        // Σdy is 2n, and Σdy·x̂ n/2.
+        let dx = per_value(0.0, &|c, s, w| {
+            gamma(c) * 0.5 * (2.0 + s - w / total * (2.0 * n + 0.5 * s * (n / 2.0)))
+        });
         let dgamma = vec![n / 2.0; channels];
         let dbeta = vec![2.0 * n; channels];
         let answers = [
@@ -707,11 +724,20 @@ impl Questions<'_> {
         ];
         inputs.push((Slot::Saved, Source::Floats(&saved)));
         self.ask(Plan::<Backward>::new(g, &config, caps)?, &inputs, &answers).await?;
+        // What follows knows no weights.
+        if weights {
+            return Ok(());
+        }
+
+        let off = |c: usize, s: f64| mean(c) + s - narrow(c);
+        let y = per_value(0.0, &|c, s, _| gamma(c) * 0.5 * off(c, s) + beta(c));
+        let answers = [relative(Slot::Y, y)];
+        self.ask(Plan::<Infer>::new(g, &config, caps)?, &inputs, &answers).await?;
         if !self.everything {
             return Ok(());
         }
 
-        let dx = per_value(&|c, s| gamma(c) * 0.5 * (2.0 + s));
+        let dx = per_value(0.0, &|c, s, _| gamma(c) * 0.5 * (2.0 + s));
         let dgamma = per_channel(&|c| (1.0 + 2.0 * (mean(c) - narrow(c))) * n / 2.0);
         let answers =
             [relative(Slot::Dx, dx), relative(Slot::Dgamma, dgamma), relative(Slot::Dbeta, dbeta)];

@@ -20,12 +20,20 @@ pub const MAX_ITERATIONS: u32 = 16_384;
 pub struct Tuning {
     /// Invocations per workgroup; a power of two from 4 to 65,536.
     pub workgroup_size: u32,
-    /// How many workgroups a pass over a tensor is split into when one per channel is too few.
+    /// How many workgroups a pass that leaves partials is split into when one per channel is too few.
     pub workgroup_count: u32,
+    /// The same where it walks columns, each of which has partials of its own.
+    pub column_workgroup_count: u32,
+    /// The same of a pass that leaves none.
+    pub apply_workgroup_count: u32,
     /// A channel is not split into pieces of fewer loads per invocation than this.
     pub min_loads: u32,
     /// The same for columns, where every lane writes partials of its own.
     pub min_column_loads: u32,
+    /// The same of a pass that leaves no partials.
+    pub min_apply_loads: u32,
+    /// Partials that a lane merges, where there are enough lanes.
+    pub merge_loads: u32,
     /// One dispatch for everything when a channel, walked as rows, takes at most this many loads per
     /// invocation and there are `fused_workgroups` of work.
     pub fused_loads: u32,
@@ -63,8 +71,12 @@ impl Tuning {
             Class::Software => Self {
                 workgroup_size: 8,
                 workgroup_count: 256,
+                column_workgroup_count: 256,
+                apply_workgroup_count: 256,
                 min_loads: 64,
                 min_column_loads: 128,
+                min_apply_loads: 128,
+                merge_loads: 8,
                 fused_loads: 8_192,
                 // lavapipe 22.3, forward and backward in one dispatch against three, ms: 8x2048x7x7
                 // channels-last (392 loads) 0.71 1.13, 1.56 2.01; 700x800 0.54 0.85, 0.89 1.2; 1024x512 from
@@ -109,12 +121,22 @@ impl Tuning {
                 // 6.97 → 5.56 ms, 8x64x112x112 26.5 → 20.4 ms.
                 mask_words: true,
             },
+            // Reasoned, not measured: for some hundred workgroups that run at once, memory that answers
+            // after a microsecond, and a microsecond or two from one dispatch to the next.
             Class::Hardware => Self {
                 workgroup_size: 1 << caps.max_workgroup_size.clamp(4, 256).ilog2(),
                 workgroup_count: 1_024,
+                // Every lane leaves partials of its columns: fewer workgroups than could run leave a
+                // merge that is shorter.
+                column_workgroup_count: 384,
+                apply_workgroup_count: 4_096,
                 min_loads: 8,
-                min_column_loads: 32,
-                fused_loads: 16,
+                min_column_loads: 16,
+                // One round of loads in flight.
+                min_apply_loads: 4,
+                merge_loads: 2,
+                // The second read is of what a workgroup has just read, of which caches hold most.
+                fused_loads: 32,
                 fused_column_loads: 16,
                 column_block: 0,
                 fused_workgroups: 64,

@@ -875,7 +875,7 @@ fn work_that_cannot_be_planned() {
     let long = first(&[1024, 4, 2046]);
     let crumbs = Tuning {
         workgroup_size: 4,
-        workgroup_count: u32::MAX,
+        column_workgroup_count: u32::MAX,
         min_column_loads: 1,
         fused_loads: 0,
         tiny_loads: 0,

@@ -225,7 +225,7 @@ fn shards_are_the_stages_of_the_whole() {
         slots(plan.slots()),
         [Slot::Saved, Slot::RunningMean, Slot::RunningVar, Slot::Batches, Slot::Parts]
     );
-    let large = Geometry::new(&[8, 64, 56, 56], ChannelAxis::First).unwrap();
+    let large = Geometry::new(&[16, 64, 56, 56], ChannelAxis::First).unwrap();
     let small = Geometry::new(&[2, 64, 4, 4], ChannelAxis::First).unwrap();
     for (geometry, reduce) in
         [(large, &["rows_reduce", "finalize_gradients"][..]), (small, &["rows_backward"][..])]
@@ -301,8 +301,12 @@ fn refusals_are_typed() {
     let zero = Tuning {
         workgroup_size: 8,
         workgroup_count: 0,
+        column_workgroup_count: 0,
+        apply_workgroup_count: 0,
         min_loads: 0,
         min_column_loads: 0,
+        min_apply_loads: 0,
+        merge_loads: 0,
         fused_loads: 0,
         fused_column_loads: 0,
         column_block: 0,
@@ -341,7 +345,7 @@ fn refusals_are_typed() {
     // the two steps of their tree.
     let crumbs = Tuning {
         workgroup_size: 4,
-        workgroup_count: u32::MAX,
+        column_workgroup_count: u32::MAX,
         min_column_loads: 1,
         min_row: u32::MAX,
         ..zero

@@ -405,8 +405,12 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
     Tuning {
         workgroup_size: size,
         workgroup_count: count,
+        column_workgroup_count: count,
+        apply_workgroup_count: 2 * count,
         min_loads: loads,
         min_column_loads: column_loads,
+        min_apply_loads: loads,
+        merge_loads: column_loads,
         fused_loads: fused,
         fused_column_loads: fused,
         column_block: block,

@@ -214,8 +214,12 @@ fuzz_target!(|bytes: &[u8]| {
         Tuning {
             workgroup_size: size,
             workgroup_count: count,
+            column_workgroup_count: groups,
+            apply_workgroup_count: many,
             min_loads: loads,
             min_column_loads: columns,
+            min_apply_loads: odd,
+            merge_loads: row,
             fused_loads: fused,
             fused_column_loads: fused_columns,
             column_block: block,

@@ -270,7 +270,10 @@ impl<'a> Builder<'a> {
             vector == 1 && columns.vector == 4 && g.outer() / columns.period >= u64::from(least);
         let many = u64::from(g.outer() >= u64::from(t.many_rows));
         let long_rows = g.inner() >= u64::from(t.min_row) * (1 + many) && !odd_rows;
+        // Halves that no vector fits would be stored one by one, by atomics.
+        let by_atomics = odd_rows && self.config.element != Element::F32;
         let tiny = g.inner() > 1
+            && !by_atomics
             && g.channels() <= u64::from(t.workgroup_count)
             && steps_of_rows.div_ceil(lanes) <= u64::from(t.tiny_loads);
         if g.channels() == 1 || long_rows || tiny || columns.per_run > MAX_RUN_PARTIALS {
@@ -310,7 +313,6 @@ impl<'a> Builder<'a> {
                 && g.channels().is_multiple_of(self.strip())
                 && u64::from(self.params.channel_count).is_multiple_of(self.strip())
                 && self.window.first_channel.is_multiple_of(4);
-            self.lay_out_tiles(if self.fused { 0 } else { t.column_block });
             width = if self.runs { side_by_side / self.strip() * 2 } else { side_by_side };
             self.params.strip = if self.runs { self.strip() as u32 } else { 1 };
             self.params.run = g.inner() as u32;
@@ -318,40 +320,15 @@ impl<'a> Builder<'a> {
             self.params.per_chunk = (columns.per_run * columns.period) as u32;
             self.params.weight = 1;
         }
-        // Along the reduced axis, a workgroup takes `span` steps in one iteration.
-        let span = if self.walk == Walk::Rows { lanes } else { 1 };
-        let long = steps + u64::from(tail > 0);
-        let mut chunk = self.cut(long, span);
-        if self.params.line > 0 {
-            // Blocks take more iterations than a strip, so that chunks may have to be shorter. Where
-            // this makes more partials than a workgroup can merge, there are no blocks.
-            let strip = [u64::from(self.pair), self.strip()];
-            let block = self.params.block_iterations(lanes, strip, |rows| rows);
-            let blocks = (u64::from(MAX_ITERATIONS) / block).max(1);
-            let shorter = chunk.min(blocks * u64::from(self.params.block));
-            let partials = long.div_ceil(shorter) * u64::from(self.params.per_chunk);
-            if partials > lanes * u64::from(MAX_ITERATIONS) / 4 {
-                self.lay_out_tiles(0);
-                chunk = self.cut(long, span);
-            } else {
-                chunk = shorter;
-            }
-        }
-        let params = &mut self.params;
-        params.block = match params.line {
-            0 => chunk as u32,
-            _ => params.block.min(chunk as u32),
-        };
-        params.inner = g.inner() as u32;
-        params.step_count = steps as u32;
-        params.chunk = chunk as u32;
-        params.chunk_count = long.div_ceil(chunk) as u32;
-        params.width = width as u32;
-        params.tail = tail as u32;
+        self.params.inner = g.inner() as u32;
+        self.params.step_count = steps as u32;
+        self.params.width = width as u32;
+        self.params.tail = tail as u32;
+        self.cut_chunks(true);
         // A plane that does not fit u32 makes the scratch too large to bind.
-        self.plane = u64::from(params.chunk_count) * width;
-        params.plane = self.plane as u32;
-        params.sums = (self.plane * 2) as u32;
+        self.plane = u64::from(self.params.chunk_count) * width;
+        self.params.plane = self.plane as u32;
+        self.params.sums = (self.plane * 2) as u32;
     }
 
     /// How the window is walked as columns, unless in one dispatch.
@@ -360,7 +337,10 @@ impl<'a> Builder<'a> {
         let columns = g.channels() * g.inner();
         // Several rows side by side until the lanes are busy and a vector fits.
         let enough = (lanes * 4).div_ceil(columns).min(g.outer());
-        let even = enough.next_multiple_of(4 / gcd(4, columns));
+        let unit = 4 / gcd(4, columns);
+        // A few too many would be a second tile, whose lanes are idle.
+        let fitting = lanes * 4 / columns / unit * unit;
+        let even = if fitting >= 4 * unit { fitting } else { enough.next_multiple_of(unit) };
         let period = if even <= g.outer() { even } else { enough };
         let [vector, pair] = self.vectors_of(columns * period, g.outer() % period * columns);
         let strip = u64::from(vector * pair);
@@ -399,14 +379,60 @@ impl<'a> Builder<'a> {
         u64::from(self.pair * self.vector)
     }
 
+    /// Cuts the window into chunks, each of which leaves partials or, if nothing does, is only written.
+    fn cut_chunks(&mut self, has_partials: bool) {
+        let lanes = u64::from(self.tuning.workgroup_size);
+        if self.walk == Walk::Columns {
+            self.lay_out_tiles(if self.fused { 0 } else { self.tuning.column_block });
+        }
+        // Along the reduced axis, a workgroup takes `span` steps in one iteration.
+        let span = if self.walk == Walk::Rows { lanes } else { 1 };
+        let long = u64::from(self.params.step_count) + u64::from(self.params.tail > 0);
+        let mut chunk = self.cut(long, span, has_partials);
+        if self.params.line > 0 {
+            // Blocks take more iterations than a strip, so that chunks may have to be shorter. Where
+            // this makes more partials than a workgroup can merge, there are no blocks.
+            let strip = [u64::from(self.pair), self.strip()];
+            let block = self.params.block_iterations(lanes, strip, |rows| rows);
+            let blocks = (u64::from(MAX_ITERATIONS) / block).max(1);
+            let shorter = chunk.min(blocks * u64::from(self.params.block));
+            let partials = long.div_ceil(shorter) * u64::from(self.params.per_chunk);
+            if has_partials && partials > lanes * u64::from(MAX_ITERATIONS) / 4 {
+                self.lay_out_tiles(0);
+                chunk = self.cut(long, span, has_partials);
+            } else {
+                chunk = shorter;
+            }
+        }
+        let params = &mut self.params;
+        params.block = match params.line {
+            0 => chunk as u32,
+            _ => params.block.min(chunk as u32),
+        };
+        params.chunk = chunk as u32;
+        params.chunk_count = long.div_ceil(chunk) as u32;
+    }
+
+    /// Makes a stage that leaves no partials, and so may be cut in another way.
+    fn without_partials(&mut self, make: impl FnOnce(&mut Self)) {
+        let (params, across) = (self.params, self.across);
+        self.cut_chunks(false);
+        make(self);
+        (self.params, self.across) = (params, across);
+    }
+
     /// How many steps make a chunk.
-    fn cut(&self, long: u64, span: u64) -> u64 {
+    fn cut(&self, long: u64, span: u64, has_partials: bool) -> u64 {
         if self.fused {
             return long;
         }
         let t = self.tuning;
-        let wanted = u64::from(t.workgroup_count).div_ceil(self.across.max(1));
-        let least = if self.walk == Walk::Rows { t.min_loads } else { t.min_column_loads };
+        let (count, least) = match (has_partials, self.walk) {
+            (false, _) => (t.apply_workgroup_count, t.min_apply_loads),
+            (true, Walk::Rows) => (t.workgroup_count, t.min_loads),
+            (true, Walk::Columns) => (t.column_workgroup_count, t.min_column_loads),
+        };
+        let wanted = u64::from(count).div_ceil(self.across.max(1));
         let most = long.div_ceil(u64::from(least).max(1) * span).max(1);
         let chunk = long.div_ceil(wanted.clamp(1, most)).next_multiple_of(4 * span);
         chunk.min(u64::from(MAX_ITERATIONS) / 2 * span)
@@ -557,9 +583,10 @@ impl<'a> Builder<'a> {
         u64::from(self.params.chunk_count) * u64::from(self.params.per_chunk)
     }
 
-    /// Lanes that merge one channel's partials: about eight partials a lane.
+    /// Lanes that merge one channel's partials.
     fn group_size(&self) -> u32 {
-        let wanted = self.partials_per_channel().div_ceil(8).next_power_of_two();
+        let loads = u64::from(self.tuning.merge_loads.max(1));
+        let wanted = self.partials_per_channel().div_ceil(loads).next_power_of_two();
         wanted.min(u64::from(self.tuning.workgroup_size)) as u32
     }
 
@@ -619,7 +646,9 @@ impl<'a> Builder<'a> {
         let (output, bytes) = self.output(frozen);
         let kernel = self.pick(Kernel::RowsNormalize, Kernel::ColumnsNormalize);
         let bytes = self.tensor_size + bytes;
-        self.push(kernel, output.union(inputs), self.sweep_workgroups(), bytes);
+        self.without_partials(|b| {
+            b.push(kernel, output.union(inputs), b.sweep_workgroups(), bytes);
+        });
     }
 
     /// What a forward does with normalized values: the slots, and the bytes it moves in them.
@@ -907,7 +936,9 @@ impl<'a> Builder<'a> {
             let slots = inputs.union(b.gradient_output()).with(true, sums);
             let size = size + if weights { b.weights_size() } else { 0 };
             let slots = slots.with(weights, Slot::Weights);
-            b.push(kernel, slots, b.sweep_workgroups(), size + b.tensor_size);
+            b.without_partials(|b| {
+                b.push(kernel, slots, b.sweep_workgroups(), size + b.tensor_size);
+            });
         });
     }
 

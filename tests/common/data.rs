@@ -181,8 +181,12 @@ pub fn small_tunings() -> [Tuning; 3] {
     let split = Tuning {
         workgroup_size: 8,
         workgroup_count: 6,
+        column_workgroup_count: 5,
+        apply_workgroup_count: 7,
         min_loads: 1,
         min_column_loads: 1,
+        min_apply_loads: 1,
+        merge_loads: 3,
         fused_loads: 0,
         fused_column_loads: 0,
         // Three tiles of eight vectors, four rows.
