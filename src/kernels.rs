@@ -83,7 +83,9 @@ impl Kernels {
     /// Limits that must be granted: WebGPU's defaults. Ask for a larger
     /// `max_storage_buffer_binding_size` where tensors are larger than 128 MiB, which are else cut
     /// into windows, and for more `max_storage_buffers_per_shader_stage` where an activation or a
-    /// residual is fused, which is else split into more dispatches.
+    /// residual is fused, which is else split into more dispatches. One thing cannot be split, and needs
+    /// nine buffers: the backward with weights and a residual, whose activation's slope is computed
+    /// again, without [`Gradients::z`](crate::Gradients::z) and not in place.
     pub fn required_limits() -> wgpu::Limits {
         wgpu::Limits::default()
     }

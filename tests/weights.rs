@@ -4,10 +4,10 @@
 use ndarray::{Array1, ArrayD};
 use wgpu_batchnorm::reference;
 use wgpu_batchnorm::{
-    Activation, Affine, Backward, BatchNorm, ChannelAxis, Config, Element, Gradient, GroupNorm,
-    HostError, Infer, Input, LayerInput, LayerState, Mask, Memory, Moments, Plan, PlanError,
-    Reduce, Renorm, RunningStatistics, RunningVariance, SingleValue, Slot, Statistics, Train,
-    Update,
+    Activation, Affine, Backward, BatchNorm, ChannelAxis, Config, Element, Gradient, Gradients,
+    GroupNorm, HostError, Infer, Input, LayerInput, LayerState, Mask, Memory, Moments, Plan,
+    PlanError, Reduce, Renorm, RunningStatistics, RunningVariance, SingleValue, Slot, Statistics,
+    Train, Update,
 };
 
 use crate::common::check::{
@@ -474,6 +474,36 @@ fn plans() {
     ));
     let allowed = Config { single_value: SingleValue::Allow, ..config.clone() };
     assert!(Plan::<Train>::new(single, &allowed, &caps).is_ok());
+}
+
+/// Eight storage buffers are enough for all plans but one, whose error says so.
+#[test]
+fn one_backward_needs_nine_buffers() {
+    let caps = wgpu_batchnorm::Caps::webgpu_default();
+    let geometry = Case::new(&[4, 6, 500], ChannelAxis::First, config()).geometry();
+    for memory in [Memory::Separate, Memory::InPlace, Memory::Arena] {
+        for activation in [Activation::None, Activation::Relu, Activation::Silu] {
+            for (residual, z, mask) in [
+                (false, false, Mask::Auto),
+                (true, false, Mask::Auto),
+                (true, false, Mask::Recompute),
+                (true, true, Mask::Auto),
+                (true, true, Mask::Recompute),
+            ] {
+                let gradients = Gradients { z, ..Gradients::ALL };
+                let config = Config { memory, activation, residual, mask, gradients, ..config() };
+                let again = activation == Activation::Silu
+                    || activation == Activation::Relu && mask == Mask::Recompute;
+                let nine = memory != Memory::InPlace && residual && again && !z;
+                let error = Plan::<Backward>::new(geometry, &config, &caps).err();
+                match error {
+                    Some(PlanError::Buffers { needed: 9, limit: 8, .. }) if nine => {}
+                    error => assert!(error.is_none() && !nine, "{config:?}: {error:?}"),
+                }
+                assert!(Plan::<Train>::new(geometry, &config, &caps).is_ok(), "{config:?}");
+            }
+        }
+    }
 }
 
 /// The host form and the layer: shapes, values and presence are checked, and nothing changes.
