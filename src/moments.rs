@@ -73,9 +73,9 @@ impl Moments {
         let (mean, rest, counts) = (plane(0), plane(1), plane(3));
         let count = counts.first().copied().unwrap_or_default();
         let rounding = count.abs() / 65_536.0;
-        let is_other = |other: &f32| other.to_bits() != count.to_bits();
-        let is_far = |other: &f32| is_other(other) && !((other - count).abs() <= rounding);
-        if let Some(channel) = counts.iter().position(is_far) {
+        let is_near =
+            |other: &f32| other.to_bits() == count.to_bits() || (other - count).abs() <= rounding;
+        if let Some(channel) = counts.iter().position(|other| !is_near(other)) {
             return Err(MomentsError::Counts { channel, found: counts[channel], expected: count });
         }
         // An infinite mean has no remainder.
