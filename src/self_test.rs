@@ -171,6 +171,7 @@ impl fmt::Display for SelfTest {
 /// What a self-test asks of the operations.
 struct Extent {
     known: &'static [(&'static [usize], ChannelAxis)],
+    weighted: &'static [(&'static [usize], ChannelAxis)],
     fused: &'static [(&'static [usize], ChannelAxis)],
     hostile: &'static [(&'static [usize], ChannelAxis)],
     /// Statistics alone and the frozen backward too, and hostile data under every option; else both
@@ -182,11 +183,21 @@ struct Extent {
 const QUICK_SHAPES: [(&[usize], ChannelAxis); 2] =
     [(&[3, 16, 8, 8], ChannelAxis::First), (&[1500, 16], ChannelAxis::Last)];
 
-const QUICK: Extent =
-    Extent { known: &QUICK_SHAPES, fused: &[], hostile: &QUICK_SHAPES, everything: false };
+const QUICK: Extent = Extent {
+    known: &QUICK_SHAPES,
+    weighted: &[],
+    fused: &[],
+    hostile: &QUICK_SHAPES,
+    everything: false,
+};
 
-const THOROUGH: Extent =
-    Extent { known: &SHAPES, fused: &FUSED_SHAPES, hostile: &HOSTILE_SHAPES, everything: true };
+const THOROUGH: Extent = Extent {
+    known: &SHAPES,
+    weighted: &WEIGHTED_SHAPES,
+    fused: &FUSED_SHAPES,
+    hostile: &HOSTILE_SHAPES,
+    everything: true,
+};
 
 /// Shapes that together take every path: one dispatch and three, rows and columns, whole vectors
 /// and odd ends, and one channel long enough to meet a limit on loop iterations. An even number of
@@ -201,6 +212,15 @@ const SHAPES: [(&[usize], ChannelAxis); 9] = [
     (&[2, 20, 50, 144], ChannelAxis::Last),
     (&[2, 75, 90, 3], ChannelAxis::Last),
     (&[1, 1, 1 << 21], ChannelAxis::First),
+];
+
+/// Shapes for weights: rows and columns, whole vectors and odd ends. Two neighbours of a channel have
+/// one weight.
+const WEIGHTED_SHAPES: [(&[usize], ChannelAxis); 4] = [
+    (&[4, 5, 7, 9], ChannelAxis::First),
+    (&[2, 3, 128, 130], ChannelAxis::First),
+    (&[6, 33], ChannelAxis::Last),
+    (&[2, 75, 90, 3], ChannelAxis::Last),
 ];
 
 /// Shapes for activations, residuals and halves: whole vectors and odd ends, in an odd count, one
@@ -324,12 +344,12 @@ impl Gpu {
             questions.shape = format!("{shape:?} {axis:?}");
             // WGSL's accuracy of division and square root, some units in the last place.
             questions.bound = 32.0 * UNIT;
-            let geometry = Geometry::new(shape, axis)?;
-            questions.known_answers(geometry, false).await?;
-            if everything {
-                questions.shape.push_str(" weighted");
-                questions.known_answers(geometry, true).await?;
-            }
+            questions.known_answers(Geometry::new(shape, axis)?, false).await?;
+        }
+        for &(shape, axis) in extent.weighted {
+            questions.shape = format!("weighted {shape:?} {axis:?}");
+            questions.bound = 32.0 * UNIT;
+            questions.known_answers(Geometry::new(shape, axis)?, true).await?;
         }
         for &(shape, axis) in extent.fused {
             for (element, activation, mask) in FUSED {
@@ -635,7 +655,9 @@ impl Questions<'_> {
             ..Config::pytorch()
         };
         let (channels, inner) = (g.channels() as usize, g.inner() as usize);
-        let of_place = |place: usize| if weights { [0.0, 2.0, 0.5][place / 2 % 3] } else { 1.0 };
+        // Seven: columns are seldom so many rows, or a multiple of them, side by side.
+        const WEIGHTS: [f64; 7] = [0.0, 2.0, 0.5, 1.0, 0.0, 4.0, 0.25];
+        let of_place = |place: usize| if weights { WEIGHTS[place / 2 % 7] } else { 1.0 };
         let weight: Vec<f64> = (0..g.values_per_channel() as usize).map(of_place).collect();
         // Values of a channel that are looked at, and their weight.
         let n = weight.iter().filter(|w| **w > 0.0).count() as f64;
@@ -1220,21 +1242,28 @@ mod tests {
     /// wherever a kernel has them.
     #[test]
     fn every_kernel_is_asked() {
-        fn add<O: Operation>(found: &mut HashSet<(&'static str, u32)>, g: Geometry, caps: &Caps) {
-            let config = Config { update: Update::Cumulative, ..Config::pytorch() };
+        fn add<O: Operation>(
+            found: &mut HashSet<(&'static str, u32)>,
+            g: Geometry,
+            weights: bool,
+            caps: &Caps,
+        ) {
+            let config = Config { update: Update::Cumulative, weights, ..Config::pytorch() };
             let plan = Plan::<O>::new(g, &config, caps).unwrap();
             found.extend(plan.stages().iter().map(|s| (s.variant.kernel.name(), s.variant.vector)));
         }
         for class in [Class::Software, Class::Hardware] {
             let caps = Caps { class, ..Caps::webgpu_default() };
             let mut found = HashSet::new();
-            for (shape, axis) in SHAPES.iter().chain(&HOSTILE_SHAPES) {
-                let g = Geometry::new(shape, *axis).unwrap();
-                add::<Train>(&mut found, g, &caps);
-                add::<Statistics>(&mut found, g, &caps);
-                add::<Infer>(&mut found, g, &caps);
-                add::<Backward>(&mut found, g, &caps);
-                add::<FrozenBackward>(&mut found, g, &caps);
+            let plain = SHAPES.iter().chain(&HOSTILE_SHAPES).map(|shape| (shape, false));
+            for (&(shape, axis), weights) in plain.chain(WEIGHTED_SHAPES.iter().map(|s| (s, true)))
+            {
+                let g = Geometry::new(shape, axis).unwrap();
+                add::<Train>(&mut found, g, weights, &caps);
+                add::<Statistics>(&mut found, g, weights, &caps);
+                add::<Infer>(&mut found, g, weights, &caps);
+                add::<Backward>(&mut found, g, weights, &caps);
+                add::<FrozenBackward>(&mut found, g, weights, &caps);
             }
             let missing: Vec<_> = shader_names()
                 .flat_map(|name| [(name, 1), (name, 4)])
@@ -1282,6 +1311,9 @@ mod tests {
             "columns_backward",
             "rows_frozen",
             "columns_frozen",
+            "rows_weighted_statistics",
+            "columns_weighted_statistics",
+            "merge_parts",
         ]
         .into_iter()
     }
@@ -1289,8 +1321,8 @@ mod tests {
     /// Adapters with one thing broken each: what the driver would have to get wrong, and the
     /// operation that must notice.
     #[rustfmt::skip]
-    const BROKEN: [(&str, [&str; 2], &str); 87] = [
-        ("a reduction that drops a lane", ["m = merge(m, Moments(tree_count[other]", "m = merge(m, Moments(0u * tree_count[other]"], "forward"),
+    const BROKEN: [(&str, [&str; 2], &str); 92] = [
+        ("a reduction that drops a lane", ["m = merge(m, Moments(tree_count[other]", "m = merge(m, Moments(Count(0) * tree_count[other]"], "forward"),
         ("a reduction of sums that drops a lane", ["s = Sums(s.dy + tree_dy[other]", "s = Sums(s.dy + 0.0 * tree_dy[other]"], "backward"),
         ("a wrong merge weight", ["f32(b.count) / f32(count)", "0.5"], "forward"),
         ("a merge that forgets how far the means lie apart", ["(b.variance - a.variance) + apart", "(b.variance - a.variance) + 0.0 * apart"], "forward"),
@@ -1362,6 +1394,11 @@ mod tests {
         ("a column's neighbour in its place", ["return component(v.b, i - WIDTH);", "return component(v.a, i - WIDTH);"], "forward"),
         ("a row that is counted twice", ["add_four(a.b, d.b, d.d, e.b, e.d)", "add_four(a.b, d.b, d.d, e.b, e.b)"], "forward"),
         ("a last row that is dropped", ["a.b = add_one(a.b, load_x(i + 1u) - k.b);", ""], "forward"),
+        ("weights that count as one", ["a.count + select(V(0.0), weight, counts)", "a.count + select(V(0.0), V(1.0), counts)"], "forward"),
+        ("padding that is looked at", ["let counts = weight > V(0.0);", "let counts = weight >= V(0.0);"], "statistics"),
+        ("lanes with weights that share no shift", ["let shared_shift = tree_mean[0];", "let shared_shift = tree_mean[lane];"], "statistics"),
+        ("one row's weights in all rows", ["load_x(index_of(strip, row)), weights_at(places + row_weights(row))", "load_x(index_of(strip, row)), weights_at(places)"], "statistics"),
+        ("a row's weight in the next but one", ["weights_at(places + row_weights(row + 2u))", "weights_at(places + row_weights(row))"], "backward"),
         ("the other column's mean", ["v.c - by.a, v.d - by.b", "v.c - by.a, v.d - by.a"], "inference"),
         ("the other column's gain", ["v.b * gain.b + shift.b", "v.b * gain.a + shift.b"], "inference"),
         ("the other column's slope", ["weights.d, s.scale.b", "weights.d, s.scale.a"], "backward"),
@@ -1403,7 +1440,8 @@ mod tests {
                 residual: true,
                 ..Config::pytorch()
             });
-            for config in fused.into_iter().chain([plain]) {
+            let weighted = Config { weights: true, ..Config::pytorch() };
+            for config in fused.into_iter().chain([plain, weighted]) {
                 add::<Train>(&mut texts, g, &config);
                 add::<Statistics>(&mut texts, g, &config);
                 add::<Infer>(&mut texts, g, &config);
