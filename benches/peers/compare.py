@@ -1,10 +1,12 @@
 """Times the CPU path and its peers in turns, and prints the table. `run` sets up and calls this."""
 
 import argparse
+import atexit
 import json
 import math
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -36,9 +38,18 @@ class Peer:
         return json.loads(line)
 
     def run(self, case, operation, count):
+        """Stopped meanwhile are the others, whose threads would spin for some time after their work."""
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write(f"{case} {operation} {count}\n")
         self.process.stdin.flush()
-        return self.read()
+        answer = self.read()
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
+
+    def end(self):
+        self.process.send_signal(signal.SIGCONT)
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def compare(case, operation, answers):
@@ -99,6 +110,8 @@ def main():
     commands = {"ours": [ours, "--bench"], "PyTorch": [python, script], "oneDNN": [onednn]}
     peers = [Peer(name, command, options.threads) for name, command in commands.items()]
     versions = [peer.read()["version"] for peer in peers]
+    for peer in peers:
+        atexit.register(peer.end)
     print(f"{cpu_name()}, {options.threads} thread(s) each; {'; '.join(versions)}.")
     print("Milliseconds of ours / PyTorch / oneDNN, medians (minima) of", end=" ")
     print(f"{options.rounds} interleaved rounds.\n")
