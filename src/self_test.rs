@@ -323,7 +323,7 @@ impl Gpu {
 
     /// [`self_test`](Self::self_test) on every path of all operations, odd sizes, and a channel so long
     /// that it meets a limit on loop iterations; with activations, residuals, halves, weights and
-    /// accumulated gradients. The driver compiles some 140 kernels.
+    /// accumulated gradients. The driver compiles some 180 kernels.
     ///
     /// # Errors
     /// As [`self_test`](Self::self_test).
