@@ -103,7 +103,7 @@ fn with_timestamps(gpu: &Gpu) -> Result<Gpu, Error> {
         .ok_or_else(|| format!("--profile needs timestamps, and {} has none", gpu.describe()))?;
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("digits"),
-        required_features: wgpu::Features::TIMESTAMP_QUERY,
+        required_features: gpu.device().features() | wgpu::Features::TIMESTAMP_QUERY,
         required_limits: gpu.device().limits(),
         ..Default::default()
     };

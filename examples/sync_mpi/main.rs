@@ -17,8 +17,8 @@ use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
 use ndarray::{Array1, ArrayD, ArrayView1};
 use wgpu_batchnorm::{
-    Bind, Bound, ChannelAxis, Config, Finalize, Geometry, Gpu, Gradient, Normalize, Parameters,
-    Plan, Reduce, RunningStatistics, Slot, SlotBuffers, Statistics, wgpu,
+    Bind, Bound, ChannelAxis, Config, Finalize, Geometry, Gpu, Gradient, Input, Normalize, Plan,
+    Reduce, RunningStatistics, Slot, SlotBuffers, Statistics, wgpu,
 };
 
 const CHANNELS: usize = 6;
@@ -123,21 +123,13 @@ fn run(world: &SimpleCommunicator, options: &Options) -> Result<(), Box<dyn Erro
         };
         let (x, dy) = (joined(|i| &i.x)?, joined(|i| &i.dy)?);
         let before = running.clone();
-        let parameters = Parameters {
+        let input = Input {
             gamma: Some(ArrayView1::from(&gamma)),
             beta: Some(ArrayView1::from(&beta)),
+            ..Input::new(x.view(), ChannelAxis::First)
         };
-        let axis = ChannelAxis::First;
-        let forward =
-            gpu.forward_train_blocking(x.view(), axis, parameters, &mut running, &config)?;
-        let back = gpu.backward_blocking(
-            x.view(),
-            dy.view(),
-            axis,
-            parameters.gamma,
-            &forward.saved,
-            &config,
-        )?;
+        let forward = gpu.forward_train_blocking(&input, &mut running, &config)?;
+        let back = gpu.backward_blocking(&input, dy.view(), &forward.saved, &config)?;
         let begin = rows[..rank].iter().sum::<usize>() * CHANNELS * HEIGHT * WIDTH;
         let mine = |all: Option<ArrayD<f32>>| -> Vec<f32> {
             all.into_iter().flatten().skip(begin).take(own.x.len()).collect()
