@@ -34,6 +34,7 @@ struct Options {
     shapes: Vec<Vec<usize>>,
     rounds: usize,
     any_adapter: bool,
+    required: bool,
 }
 
 fn numbers(text: &str, between: char) -> Result<Vec<usize>, String> {
@@ -43,7 +44,8 @@ fn numbers(text: &str, between: char) -> Result<Vec<usize>, String> {
 }
 
 fn options() -> Result<Options, String> {
-    let (mut cases, mut rivals, mut rounds, mut any_adapter) = (false, None, 9, false);
+    let (mut cases, mut any_adapter, mut required) = (false, false, false);
+    let (mut rivals, mut rounds) = (None, 9);
     let (mut batches, mut own) = (vec![32, 64, 256], None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -51,6 +53,7 @@ fn options() -> Result<Options, String> {
         match argument.as_str() {
             "--cases" => cases = true,
             "--any-adapter" => any_adapter = true,
+            "--required" => required = true,
             "--rivals" => rivals = Some(value()?),
             "--batches" => batches = numbers(&value()?, ',')?,
             "--shapes" => own = Some(value()?),
@@ -68,7 +71,7 @@ fn options() -> Result<Options, String> {
     if own.is_none() {
         shapes.extend(FEW_CHANNELS.map(Vec::from));
     }
-    Ok(Options { cases, rivals, shapes, rounds, any_adapter })
+    Ok(Options { cases, rivals, shapes, rounds, any_adapter, required })
 }
 
 /// What was measured of others, in microseconds, by operation, shape, layout and element.
@@ -269,26 +272,34 @@ fn main() -> Result<(), String> {
         options.shapes = vec![vec![2, 8, 8, 8], vec![2, 3, 5, 7]];
         (options.rounds, options.any_adapter) = (1, true);
     }
-    let layouts = [false, true];
-    let shapes = || {
-        let both = |shape: &Vec<usize>| {
-            layouts.map(|channels_last| Shape { logical: shape.clone(), channels_last })
-        };
-        options.shapes.iter().flat_map(both)
-    };
     if options.cases {
-        for shape in shapes() {
+        for shape in shapes(&options) {
             for kind in KINDS {
                 println!("{}\t{}\t{}", shape.dims(), shape.layout(), kind.name());
             }
         }
         return Ok(());
     }
-    let Some(gpu) = common::gpu() else { return Ok(()) };
-    if gpu.caps().class == Class::Software && !options.any_adapter {
-        println!("SKIP: for hardware GPUs, and the best adapter here is {}", gpu.describe());
-        return Ok(());
-    }
+    let skipped = match common::gpu() {
+        None => "no adapter was found".to_string(),
+        Some(gpu) if gpu.caps().class == Class::Software && !options.any_adapter => {
+            format!("for hardware GPUs, and the best adapter here is {}", gpu.describe())
+        }
+        Some(gpu) => return compare(gpu, &options),
+    };
+    println!("SKIP: {skipped}");
+    if options.required { Err(skipped) } else { Ok(()) }
+}
+
+/// Every shape, in both layouts.
+fn shapes(options: &Options) -> impl Iterator<Item = Shape> {
+    options.shapes.iter().flat_map(|shape| {
+        [false, true].map(|channels_last| Shape { logical: shape.clone(), channels_last })
+    })
+}
+
+/// Measures all cases, and prints the tables.
+fn compare(gpu: Gpu, options: &Options) -> Result<(), String> {
     let (rivals, told) = match &options.rivals {
         Some(path) => rivals(path)?,
         None => (Rivals::new(), vec!["no figures of PyTorch's".into()]),
@@ -304,8 +315,9 @@ fn main() -> Result<(), String> {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut ratios: Vec<([&str; 3], Ratios)> = Vec::new();
+    let mut not_run = 0;
     for kind in KINDS {
-        let mut shapes: Vec<Shape> = shapes().collect();
+        let mut shapes: Vec<Shape> = shapes(options).collect();
         shapes.sort_by_key(|shape| std::cmp::Reverse(shape.geometry().len()));
         // In the memory of the largest that there is room for, all others have room.
         let mut memory: Option<Memory> = None;
@@ -327,13 +339,22 @@ fn main() -> Result<(), String> {
                     Ok(())
                 });
             if let Err(error) = measured {
+                not_run += 1;
                 println!("| – | {} | {} | not run: {error} |", shape.name(), kind.name());
             }
         }
     }
-    if rivals.is_empty() {
-        return Ok(());
+    if !rivals.is_empty() {
+        print_means(&ratios);
     }
+    match not_run {
+        1.. if options.required => Err(format!("{not_run} cases were not run")),
+        _ => Ok(()),
+    }
+}
+
+/// Geometric means over shapes.
+fn print_means(ratios: &[([&str; 3], Ratios)]) {
     println!("\nGeometric means of their time over ours; above 1, ours is faster:\n");
     println!("| op | layout | dtype | native | cuDNN | the better of both | shapes behind |");
     println!("|---|---|---|---|---|---|---|");
@@ -356,5 +377,4 @@ fn main() -> Result<(), String> {
             }
         }
     }
-    Ok(())
 }

@@ -1,4 +1,5 @@
-"""PyTorch's batch norm on the cases of stdin: its native kernels and cuDNN's, by CUDA events.
+"""PyTorch's batch norm on the cases of stdin: its native kernels and cuDNN's, by CUDA events around CUDA
+graphs of calls.
 
 Each line of stdin is a shape (32×64×56×56), a layout (NCHW, NHWC) and an element (f32, f16, bf16), with
 tabs between them. Each line of stdout is an operation, the case, and microseconds of the native kernels and
@@ -17,15 +18,33 @@ if not torch.cuda.is_available():
     sys.exit(print("PyTorch finds no CUDA device: nothing to compare with", file=sys.stderr) or 3)
 
 ROUNDS = 9
+# Calls in a CUDA graph.
+GRAPH = 20
 EPSILON, RATE = 1e-5, 0.1
 ELEMENTS = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 aten = torch.ops.aten
 
 
-def by_events(work):
+def together(work):
+    """Many calls that the host launches at once, and how many: small ones would wait for it else."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            for _ in range(GRAPH):
+                work()
+    except RuntimeError as error:
+        print(f"no CUDA graph: {str(error).splitlines()[0]}", file=sys.stderr)
+        return work, 1
+    return graph.replay, GRAPH
+
+
+def by_events(call):
     """Microseconds of one call among many on the device's clock, median over rounds."""
     for _ in range(3):
-        work()
+        call()
+    torch.cuda.synchronize()
+    work, calls = together(call)
+    work()
     torch.cuda.synchronize()
     start = time.perf_counter()
     work()
@@ -39,7 +58,7 @@ def by_events(work):
             work()
         end.record()
         end.synchronize()
-        samples.append(begin.elapsed_time(end) * 1e3 / count)
+        samples.append(begin.elapsed_time(end) * 1e3 / (count * calls))
     return statistics.median(samples)
 
 
@@ -106,7 +125,7 @@ def measured(measure, work):
 def main():
     name = torch.cuda.get_device_name()
     versions = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}"
-    print(f"# {versions}, cuDNN {torch.backends.cudnn.version()}, {name}; CUDA events", flush=True)
+    print(f"# {versions}, cuDNN {torch.backends.cudnn.version()}, {name}; CUDA events around CUDA graphs", flush=True)
     for line in sys.stdin:
         case = line.rstrip("\n").split("\t")
         shape, layout, element = case

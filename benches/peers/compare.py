@@ -107,7 +107,7 @@ def main():
     options = arguments()
     ours, python, onednn = options.peers
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "torch_peer.py")
-    commands = {"ours": [ours, "--bench"], "PyTorch": [python, script], "oneDNN": [onednn]}
+    commands = {"ours": [ours, "--serve"], "PyTorch": [python, script], "oneDNN": [onednn]}
     peers = [Peer(name, command, options.threads) for name, command in commands.items()]
     versions = [peer.read()["version"] for peer in peers]
     for peer in peers:

@@ -1,8 +1,8 @@
-//! The CPU path as one of the peers that `benches/peers/run` compares: it answers each line
+//! The CPU path as one of the peers that `benches/peers/run` compares: with `--serve` it answers each line
 //! `SHAPE LAYOUT OPERATION COUNT` on its input (`8x64x56x56 nhwc forward 10`) with a line of JSON: the
 //! seconds of one of COUNT calls, and a few values of the result. The first line is its version.
 //!
-//! `cargo test --benches` answers a line of its own per operation and layout.
+//! Without, as in `cargo bench`, it answers a line of its own per operation and layout.
 
 use std::io::{BufRead, Write};
 use std::time::Instant;
@@ -136,7 +136,8 @@ fn answer(line: &str, last: &mut Option<(String, Case)>) -> Result<serde_json::V
 
 fn main() -> Result<(), String> {
     let mut last = None;
-    if !std::env::args().any(|argument| argument == "--bench") {
+    // Not `--bench`, with which `cargo bench` starts every benchmark.
+    if !std::env::args().any(|argument| argument == "--serve") {
         for layout in ["nchw", "nhwc"] {
             for operation in ["forward", "inference", "backward"] {
                 println!("{}", answer(&format!("3x5x4x4 {layout} {operation} 2"), &mut last)?);
