@@ -216,8 +216,9 @@ impl Measured {
         let parallel = rates.fold(0.0, f64::max) / self.alone;
         let sensible = |v: f64| v.is_finite() && v > 0.0;
         let all = [self.dispatch_us, self.alone, parallel].into_iter().all(sensible);
-        // On a busy machine it looks as if there were no second one.
-        all.then_some(parallel.max(2.0))
+        // On a busy machine it looks as if there were no second one. But none copies alone twice what many
+        // copy: then the clock was too coarse, or something else ran.
+        (all && parallel >= 0.5).then_some(parallel.max(2.0))
     }
 
     /// One load of a whole workgroup alone, with its store.

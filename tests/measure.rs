@@ -81,6 +81,8 @@ fn nonsense_changes_nothing() {
             measured(10.0, 6.4, &[]),
             measured(10.0, 6.4, &[f64::INFINITY]),
             measured(10.0, 6.4, &[f64::NAN]),
+            // One workgroup alone ten thousand times as fast as many.
+            measured(10.0, 262_144.0, &[25.0]),
         ] {
             let refined = Tuning::refined(&caps(class), &geometry, element, &nonsense);
             assert_eq!(refined, chosen, "{nonsense}");
