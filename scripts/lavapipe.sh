@@ -18,7 +18,8 @@ find_newer_lavapipe() {
         echo "A newer lavapipe can be fetched on Debian and Ubuntu only." >&2
         return 1
     fi
-    version=$(installed_mesa)
+    # No Mesa is an error of dpkg-query's.
+    version=$(installed_mesa) || version=0
     if [ "${version:-0}" -ge "$newest_needed" ]; then
         newer_driver=$(find /usr/share/vulkan/icd.d -name 'lvp_icd*.json' | head -n 1)
         [ -n "$newer_driver" ] && return
