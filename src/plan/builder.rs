@@ -255,7 +255,9 @@ impl<'a> Builder<'a> {
         let (t, g) = (self.tuning, self.window.geometry);
         let lanes = u64::from(t.workgroup_size);
         let (steps, tail, width);
-        let vector = if self.fits_vectors(g.inner()) { 4 } else { 1 };
+        // A row's weights are loaded as it is.
+        let begin = if self.config.weights { self.window.position(&self.geometry) } else { 0 };
+        let vector = if self.fits_vectors(gcd(g.inner(), begin)) { 4 } else { 1 };
         let row_loads = g.inner() / vector;
         let steps_of_rows = g.outer() * row_loads;
         let columns = self.columns();
