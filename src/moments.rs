@@ -110,6 +110,10 @@ impl Moments {
         if b == 0.0 {
             return Ok(());
         }
+        if a == 0.0 {
+            self.clone_from(other);
+            return Ok(());
+        }
         let (old, new) = (a / count, b / count);
         for (c, (mean, variance)) in self.mean.iter_mut().zip(&mut self.variance).enumerate() {
             let delta = other.mean[c] - *mean;

@@ -98,6 +98,10 @@ fn mistakes_are_typed() {
         Moments::from_slot(&[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0]),
         Err(MomentsError::Counts { channel: 1, found: 2.0, expected: 1.0 })
     );
+    // Whatever no value's moments hold.
+    let mut empty = Moments::new(0.0, vec![f64::NAN], vec![f64::NAN]).unwrap();
+    empty.merge(&of(&[1.0, 3.0])).unwrap();
+    assert_eq!(empty, of(&[1.0, 3.0]));
     // Sums of weights that were rounded in another order.
     let rounded = [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1e4, f32::from_bits(1e4f32.to_bits() + 3)];
     assert_eq!(Moments::from_slot(&rounded).unwrap().count(), 1e4);
