@@ -128,10 +128,10 @@ impl Cpu {
         cpu::train(geometry, &config, slices)?;
         let y = shaped(input.x.shape(), y)?;
         if updates && !geometry.is_empty() {
-            let batches = running.batches.wrapping_add(1);
+            let batches = running.batches.saturating_add(1);
             *running = RunningStatistics { mean: mean.into(), var: var.into(), batches };
         }
-        Ok(TrainOutput { y, saved: SavedStatistics::from_values(saved, channels) })
+        Ok(TrainOutput { y, saved: SavedStatistics::from_values(saved, channels, false) })
     }
 
     /// [`Gpu::forward_infer`] on the CPU.

@@ -348,14 +348,14 @@ impl Gpu {
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or_default();
         let y = shaped(input.x.shape(), next())?;
-        let saved = SavedStatistics::from_values(next(), channels);
+        let saved = SavedStatistics::from_values(next(), channels, config.renorm.is_some());
         if updates {
             // A batch without weight is none.
             let counts = has_weight(input.weights.as_ref());
             *running = RunningStatistics {
                 mean: next().into(),
                 var: next().into(),
-                batches: running.batches.wrapping_add(counts.into()),
+                batches: running.batches.saturating_add(counts.into()),
             };
         }
         Ok(TrainOutput { y, saved })
@@ -459,7 +459,7 @@ impl Gpu {
         let mut values = values.into_iter();
         let mut next = || values.next().unwrap_or_default();
         let y = shaped(input.x.shape(), next())?;
-        Ok(TrainOutput { y, saved: SavedStatistics::from_values(next(), groups) })
+        Ok(TrainOutput { y, saved: SavedStatistics::from_values(next(), groups, false) })
     }
 
     /// Backward of [`group_norm`](Self::group_norm), with what it was given and what it saved.
@@ -889,9 +889,9 @@ pub(crate) fn standard(array: ArrayViewD<'_, f32>) -> CowArray<'_, f32, IxDyn> {
 }
 
 impl SavedStatistics {
-    pub(crate) fn from_values(values: Vec<f32>, channels: usize) -> Self {
+    pub(crate) fn from_values(values: Vec<f32>, channels: usize, renorm: bool) -> Self {
         let part = |i: usize| Array1::from(values[i * channels..(i + 1) * channels].to_vec());
-        let renorm = (values.len() > 4 * channels).then(|| SavedRenorm { r: part(4), d: part(5) });
+        let renorm = renorm.then(|| SavedRenorm { r: part(4), d: part(5) });
         Self { mean: part(0), rest: part(1), inv_std: part(2), count: part(3), renorm }
     }
 

@@ -406,8 +406,7 @@ impl<'v, 'a> View<'v, 'a> {
     }
 
     fn check_single_value(&self, config: &Config) -> Result<(), ReferenceError> {
-        let refused =
-            self.values == 1 && self.weights.is_none() && config.single_value == SingleValue::Error;
+        let refused = self.values == 1 && config.single_value == SingleValue::Error;
         if refused && self.channels > 0 { Err(ReferenceError::SingleValue) } else { Ok(()) }
     }
 
