@@ -69,11 +69,12 @@ pub enum RunningVariance {
 }
 
 impl RunningVariance {
-    /// What the population variance of `n` values is multiplied by: 1, or `n / (n−1)` for `n > 1`.
+    /// What the population variance of `n` values is multiplied by: 1, or `max(n, 1) / max(n−1, 1)`, which
+    /// is `n / (n−1)` from 2 on, and has no pole at the sums of weights that are near 1.
     pub fn factor(&self, n: f64) -> f64 {
         match self {
-            Self::Unbiased if n > 1.0 => n / (n - 1.0),
-            _ => 1.0,
+            Self::Unbiased => n.max(1.0) / (n - 1.0).max(1.0),
+            Self::Population => 1.0,
         }
     }
 }
@@ -267,8 +268,8 @@ pub struct Config {
     pub renorm: Option<Renorm>,
     /// Weigh every position in the batch's statistics: the slot `weights`, `[outer, inner]`, f32 ≥ 0
     /// whatever the element. With W = Σw over the batch, `μ = Σw·x/W` and `σ² = Σw·(x−μ)²/W`, and W
-    /// takes the place of n everywhere, also in the unbiased variance (W/(W−1) for W > 1: weights are
-    /// frequencies). Positions of weight 0, such as padding, have no part in the statistics and may
+    /// takes the place of n everywhere, also in the unbiased variance (W/(W−1) for W from 2 on, W below,
+    /// but 1 at least: weights are frequencies). Positions of weight 0, such as padding, have no part in the statistics and may
     /// hold NaN; y is computed there as everywhere. W = 0 is an empty batch: nothing moves, y = β,
     /// dx = dγ = dβ = 0.
     ///

@@ -164,7 +164,7 @@ pub fn train(geometry: Geometry, config: &Config, slices: TrainSlices<'_>) -> Re
         return Ok(());
     }
     let count = batches.map(|batches| {
-        *batches = batches.wrapping_add(1);
+        *batches = batches.saturating_add(1);
         *batches
     });
     let view = View::new(&geometry);

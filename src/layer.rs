@@ -194,7 +194,7 @@ impl BatchNorm {
         let mut outputs = self.gpu.run(plan, &inputs, &[Slot::Y]).await?;
         let y = shaped(input.x.shape(), outputs.pop().unwrap_or_default())?;
         if !moved.is_empty() && has_weight(input.weights.as_ref()) {
-            self.batches = self.batches.wrapping_add(1);
+            self.batches = self.batches.saturating_add(1);
         }
         for (slot, buffer) in moved {
             *self.memory.running_mut(slot) = buffer;

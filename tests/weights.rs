@@ -4,10 +4,10 @@
 use ndarray::{Array1, ArrayD};
 use wgpu_batchnorm::reference;
 use wgpu_batchnorm::{
-    Activation, Affine, Backward, BatchNorm, ChannelAxis, Config, Element, Gradient, Gradients,
-    GroupNorm, HostError, Infer, Input, LayerInput, LayerState, Mask, Memory, Moments, Plan,
-    PlanError, Reduce, Renorm, RunningStatistics, RunningVariance, SingleValue, Slot, Statistics,
-    Train, Update,
+    Activation, Affine, Backward, BatchNorm, ChannelAxis, Config, Element, Geometry, Gradient,
+    Gradients, GroupNorm, HostError, Infer, Input, LayerInput, LayerState, Mask, Memory, Moments,
+    Plan, PlanError, Reduce, Renorm, RunningStatistics, RunningVariance, SingleValue, Slot,
+    Statistics, Train, Update,
 };
 
 use crate::common::check::{
@@ -474,6 +474,51 @@ fn plans() {
     ));
     let allowed = Config { single_value: SingleValue::Allow, ..config.clone() };
     assert!(Plan::<Train>::new(single, &allowed, &caps).is_ok());
+}
+
+/// Weights that add up to 1, but for rounding, are one value: the unbiased variance has no pole there.
+#[test]
+fn weights_that_add_up_to_one() {
+    let Some(gpu) = gpu() else { return };
+    for (shape, axis, n) in [
+        (vec![10, 64], ChannelAxis::Last, 10),
+        (vec![10, 3], ChannelAxis::Last, 10),
+        (vec![11, 3, 4], ChannelAxis::First, 44),
+        (vec![29, 5], ChannelAxis::Last, 29),
+    ] {
+        for unit in [1.0, 1.25, 2.0] {
+            let case = Case::new(&shape, axis, config());
+            let mut data = data(&case, "ones", 1.0, 2.0);
+            data.weights.fill(unit / n as f32);
+            let results = runner::train(gpu, &case, &data);
+            compare_training(&case, &data, &results).unwrap();
+            assert!(results.running_var.iter().all(|v| *v < 100.0), "{:?}", results.running_var);
+        }
+    }
+}
+
+/// Windows of pieces of a row begin with any position, and weights are loaded as x is: where vectors fit x
+/// but not the weights, none are taken. No device here has such memory.
+#[test]
+fn windows_begin_where_weights_do() {
+    let caps = wgpu_batchnorm::Caps {
+        max_storage_binding_size: (1 << 31) - 4,
+        storage_alignment: 32,
+        ..wgpu_batchnorm::Caps::webgpu_default()
+    };
+    let inner = (1 << 28) - 31;
+    let geometry = Geometry::new(&[2, 3, inner], ChannelAxis::First).unwrap();
+    let plan = Plan::<Train>::new(geometry, &config(), &caps).unwrap();
+    let mut pieces = 0;
+    for stage in plan.stages() {
+        let Some(window) = &stage.window else { continue };
+        if stage.variant.slots.contains(Slot::Weights) && stage.variant.vector == 4 {
+            // Of the first channel of the first sample alone is a position a whole vector.
+            assert!(window.start < 4 * inner as u64, "{stage:?}");
+        }
+        pieces += 1;
+    }
+    assert!(pieces > 6, "{}", plan.explain());
 }
 
 /// Eight storage buffers are enough for all plans but one, whose error says so.

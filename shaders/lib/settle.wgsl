@@ -10,9 +10,18 @@ fn center_from(k: f32, m: Moments) -> Center {
     return Center(mean, rest, inv_std);
 }
 
-// The population variance of n values to the running variance: 1, or n/(n − 1) = 1 + 1/(n − 1).
+// The population variance of n values to the running variance: 1, or n/(n − 1) = 1 + 1/(n − 1), but no
+// more than n, which is 1 or more: sums of weights may be near 1.
 fn variance_factor(n: f32) -> f32 {
-    return 1.0 + select(0.0, 1.0 / (n - 1.0), params.unbiased != 0u && n > 1.0);
+    let over = max(n - 1.0, 0.0);
+    return 1.0 + select(0.0, select(over, 1.0 / over, over > 1.0), params.unbiased != 0u);
+}
+
+// The running statistic `old` after a batch's, whose factor is `gain`. What the two rounded factors lack
+// of 1 would be lost in every step alike.
+fn moved(old: f32, keep: f32, new_one: f32, gain: f32, rate: f32) -> f32 {
+    let missing = opaque(1.0 - keep) - rate;
+    return old * keep + new_one * gain + select(0.0, old * missing, is_finite(old));
 }
 
 // NaN stays NaN, which WGSL's clamp does not promise.
@@ -52,12 +61,12 @@ fn settle(channel: u32, center: Center, m: Moments) {
         var rate = params.rate;
         var keep = params.keep;
         if CUMULATIVE {
-            rate = 1.0 / f32(load_batches(0u) + 1u);
+            rate = 1.0 / f32(counted(load_batches(0u)));
             keep = 1.0 - rate;
         }
-        let running_var = m.variance * variance_factor(f32(m.count));
-        store_running_mean(channel, load_running_mean(channel) * keep + center.mean * rate);
-        store_running_var(channel, load_running_var(channel) * keep + running_var * rate);
+        let gain = rate * variance_factor(f32(m.count));
+        store_running_mean(channel, moved(load_running_mean(channel), keep, center.mean, rate, rate));
+        store_running_var(channel, moved(load_running_var(channel), keep, m.variance, gain, rate));
     }
 }
 
