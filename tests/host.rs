@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use ndarray::{Array1, ArrayD, ArrayView1, Axis, Slice, array};
 use wgpu_batchnorm::{
     Activation, BackwardOutput, BatchNorm, ChannelAxis, Config, Element, Gpu, Gradients, HostError,
-    Input, LayerState, Mask, Memory, PlanError, RunningStatistics, Slot, Update, wgpu,
+    Input, LayerState, Mask, Memory, PlanError, RunningStatistics, RunningVariance, Slot, Update,
+    wgpu,
 };
 
 use crate::common::check::{compare_frozen, compare_training};
@@ -454,4 +455,39 @@ fn a_residual_and_an_activation_on_arrays() {
     let x = ArrayD::<f32>::ones(vec![2, 5]);
     let given = layer.forward_infer_blocking((x.view(), x.view()));
     assert_eq!(given, Err(HostError::Residual { given: true }));
+}
+
+/// Where every batch is what the running statistics are, they stay, however often: keep + rate is 1.
+#[test]
+fn running_statistics_do_not_drift() {
+    let Some(gpu) = gpu() else { return };
+    let x = ArrayD::from_shape_fn(vec![2, 1, 2], |i| 3.7 + if i[2] == 0 { 0.5 } else { -0.5 });
+    let input = Input::new(x.view(), ChannelAxis::First);
+    for update in [Update::Decay(0.999), Update::Rate(1e-3)] {
+        let config =
+            Config { update, running_variance: RunningVariance::Population, ..Config::pytorch() };
+        let mut running = RunningStatistics::new(1);
+        (running.mean[0], running.var[0]) = (3.7, 0.25);
+        for _ in 0..2_000 {
+            gpu.forward_train_blocking(&input, &mut running, &config).unwrap();
+        }
+        let (mean, var) = (running.mean[0], running.var[0]);
+        assert!((mean / 3.7 - 1.0).abs() < 1e-6, "{update:?}: mean {mean}");
+        assert!((var / 0.25 - 1.0).abs() < 1e-6, "{update:?}: variance {var}");
+    }
+}
+
+/// The largest number of batches stays, and the next one weighs nearly nothing.
+#[test]
+fn the_count_of_batches_ends() {
+    let Some(gpu) = gpu() else { return };
+    let x = ArrayD::from_elem(vec![4, 2], 8.0f32);
+    let input = Input::new(x.view(), ChannelAxis::Last);
+    let config = Config { update: Update::Cumulative, ..Config::pytorch() };
+    let mut running = RunningStatistics::new(2);
+    running.batches = u32::MAX;
+    gpu.forward_train_blocking(&input, &mut running, &config).unwrap();
+    assert_eq!(running.batches, u32::MAX);
+    assert!(running.mean.iter().all(|mean| mean.abs() < 1e-6), "{running:?}");
+    assert!(running.var.iter().all(|var| (var - 1.0).abs() < 1e-6), "{running:?}");
 }

@@ -61,7 +61,7 @@ fn settle(channel: u32, center: Center, m: Moments) {
         var rate = params.rate;
         var keep = params.keep;
         if CUMULATIVE {
-            rate = 1.0 / f32(counted(load_batches(0u)));
+            rate = 1.0 / f32(min(load_batches(0u), 0xfffffffeu) + 1u);
             keep = 1.0 - rate;
         }
         let gain = rate * variance_factor(f32(m.count));

@@ -65,11 +65,6 @@ fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {
     return workgroup.x + workgroup.y * grid.x;
 }
 
-// One batch more, up to the largest number.
-fn counted(batches: u32) -> u32 {
-    return min(batches, 0xfffffffeu) + 1u;
-}
-
 // Finite by its bits: compilers may assume that no NaN exists and fold `v == v`.
 fn is_finite(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
