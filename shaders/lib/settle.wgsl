@@ -21,7 +21,8 @@ fn variance_factor(n: f32) -> f32 {
 // of 1 would be lost in every step alike.
 fn moved(old: f32, keep: f32, new_one: f32, gain: f32, rate: f32) -> f32 {
     let missing = opaque(1.0 - keep) - rate;
-    return old * keep + new_one * gain + select(0.0, old * missing, is_finite(old));
+    // Small ones first: the last addition rounds by more than that.
+    return old * keep + opaque(new_one * gain + select(0.0, old * missing, is_finite(old)));
 }
 
 // NaN stays NaN, which WGSL's clamp does not promise.
