@@ -40,7 +40,7 @@ use crate::config::{Activation, Config, Element, Memory, NonFinite, SingleValue,
 use crate::geometry::Geometry;
 use crate::plan::{PlanError, Slot};
 use loops::{Block, Runs, SQUARE_SCALE, Sums};
-use output::Output;
+use output::{Output, is_past_caches};
 use sweep::{Apply, Reduce, Reduced, View};
 
 /// Memory of a training forward.
@@ -257,7 +257,7 @@ pub fn backward(
         (center.gradients(r.sums), slope)
     };
     let slope = dx.map(|dx| Slope { x, dy, dx: Output::new(dx, 3) });
-    let gradients = view.sweep(&Products { x, dy, mean }, &finish, slope.as_ref());
+    let gradients = view.sweep(&Products::new(x, dy, mean), &finish, slope.as_ref());
     store_gradients(config, &gradients, dgamma, dbeta);
     Ok(())
 }
@@ -298,7 +298,7 @@ pub fn frozen_backward(
         return Ok(());
     }
     // Without dgamma, what x is does not matter.
-    let products = Products { x: x.unwrap_or(dy), dy, mean: running_mean };
+    let products = Products::new(x.unwrap_or(dy), dy, running_mean);
     let finish = |c: usize, r: Reduced| (center(c).gradients(r.sums), constants(c));
     let gradients = view.sweep(&products, &finish, line.as_ref());
     store_gradients(config, &gradients, dgamma, dbeta);
@@ -510,6 +510,13 @@ struct Products<'a> {
     x: &'a [f32],
     dy: &'a [f32],
     mean: &'a [f32],
+    far: bool,
+}
+
+impl<'a> Products<'a> {
+    fn new(x: &'a [f32], dy: &'a [f32], mean: &'a [f32]) -> Self {
+        Self { x, dy, mean, far: is_past_caches(3, dy) }
+    }
 }
 
 impl Reduce for Products<'_> {
@@ -524,7 +531,7 @@ impl Reduce for Products<'_> {
     }
 
     fn columns(&self, block: Block, shifts: &[f32], sums: [&mut [f64]; 2]) {
-        loops::products_of_columns(self.x, self.dy, block, shifts, sums);
+        loops::products_of_columns(self.x, self.dy, block, shifts, sums, self.far);
     }
 
     fn better_shift(&self, _: f32, _: Sums) -> Option<f32> {

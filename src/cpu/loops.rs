@@ -5,7 +5,7 @@
 //!
 //! Sums are f32 over at most [`DEPTH`] values in a row, and f64 beyond.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::vector::{LANES, Plain, Vector};
 
@@ -17,16 +17,21 @@ pub(super) const LINE: usize = 2 * LANES;
 const STRIP: usize = 4;
 /// Columns side by side at most: the second cache holds the rows that are asked for ahead.
 pub(super) const TILE: usize = 2048;
+/// Columns up to which two tensors past the caches are summed row by row.
+const BY_ROWS: usize = 512;
+/// Values of DEPTH rows up to which those of the first tensor are loaded before the second is read: the
+/// memory then reads a page of one and a page of the other, not lines in turns (products of 100352x64:
+/// 31 → 39 GB/s).
+const TOUCHED: usize = 2048;
 /// Columns from which on strips start where cache lines do.
 const ALIGNED_COLUMNS: usize = 512;
 /// Values ahead that are asked for along a row, where the hardware does not know that it goes on.
 const AHEAD: usize = 2048;
 /// Rows of columns that are written at once, so that constants are loaded once for them…
 const TOGETHER: usize = 4;
-/// …where the first cache does not hold the constants of a row (8x2048x7x7 channels last: forward 0.31 →
-/// 0.25, inference 0.17 → 0.12, backward 0.42 → 0.33 ms; of 512 columns it gains nothing, and two rows
-/// past the caches lose a tenth).
-const WIDTHS_TOGETHER: RangeInclusive<usize> = 1024..=4096;
+/// …where the first cache does not hold the constants of a row (392x2048: forward 0.32 → 0.26, inference
+/// 0.16 → 0.11, backward 0.40 → 0.32 ms; 1568x1024 loses a tenth, as does whatever is past the caches).
+const WIDTHS_TOGETHER: RangeInclusive<usize> = 1025..=4096;
 /// Places from which on the first vectors are written twice, so that the others share no cache line.
 const ALIGNED: usize = 8 * LINE;
 /// Values of a row from which on it is written past the caches. Each of the two lines that it shares
@@ -272,6 +277,43 @@ fn sum_last<V: Vector, P: Pair<V>>(
     }
 }
 
+/// Sums whole vectors of columns row by row, with the sums in the first cache. Past the caches, two
+/// tensors come faster when they are read in order (products, GB/s by strips → by rows: 100352x64 22 → 39,
+/// 50176x128 20 → 28, 25088x256 19 → 26, 12544x512 18 → 24), in the caches slower (25088x64: 63 → 50).
+#[inline(always)]
+fn sum_rows<V: Vector, P: Pair<V>>(
+    tensors: Tensors<'_>,
+    block: Block,
+    shifts: &[f32],
+    [sums, squares]: [&mut [f64]; 2],
+) {
+    let Block { width, .. } = block;
+    let mut pairs = [P::new(); BY_ROWS / LANES];
+    let pairs = &mut pairs[..shifts.len() / LANES];
+    for first in (0..block.rows).step_by(DEPTH) {
+        let start = block.start + first * width;
+        let rows = (block.rows - first).min(DEPTH);
+        if width * DEPTH <= TOUCHED {
+            for place in (start..start + (rows - 1) * width + shifts.len()).step_by(LINE) {
+                V::touch(tensors[0], place);
+            }
+        }
+        for at in (start..).step_by(width).take(rows) {
+            let [x, dy] = tensors.map(|tensor| tensor[at..at + shifts.len()].chunks_exact(LANES));
+            let columns = pairs.iter_mut().zip(shifts.chunks_exact(LANES));
+            for ((pair, shift), (x, dy)) in columns.zip(x.zip(dy)) {
+                pair.add(V::load(shift), [V::load(x), V::load(dy)]);
+            }
+        }
+        let totals = sums.chunks_exact_mut(LANES).zip(squares.chunks_exact_mut(LANES));
+        for (pair, (sums, squares)) in pairs.iter_mut().zip(totals) {
+            let [sum, square] = std::mem::replace(pair, P::new()).sums();
+            sum.add_to(sums);
+            square.add_to(squares);
+        }
+    }
+}
+
 /// Sums down columns, DEPTH rows at a time. The strips of a block do not lie together, and past the
 /// caches the hardware does not see that all of it is read: so each strip asks for its share of the
 /// rows two blocks ahead (one, of two tensors), in order (moments of 25088x256: 11 → 32 GB/s; of
@@ -282,9 +324,15 @@ fn sum_columns<V: Vector, P: Pair<V>>(
     block: Block,
     shifts: &[f32],
     [sums, squares]: [&mut [f64]; 2],
+    far: bool,
 ) {
     let n = shifts.len();
     let (sums, squares) = (&mut sums[..n], &mut squares[..n]);
+    let by_rows = if far && block.width <= BY_ROWS { n / LANES * LANES } else { 0 };
+    if by_rows > 0 {
+        let totals = [&mut sums[..by_rows], &mut squares[..by_rows]];
+        sum_rows::<V, P>(tensors, block, &shifts[..by_rows], totals);
+    }
     // A line that two strips share leaves the cache between them where the rows are long, as those
     // of a strip then fall on few of its places (products of 1568x1024: 30 → 47 GB/s).
     let head = if n >= ALIGNED_COLUMNS { misplaced(&tensors[0][block.start..]) } else { 0 };
@@ -292,7 +340,7 @@ fn sum_columns<V: Vector, P: Pair<V>>(
         let rows = (block.rows - first).min(DEPTH);
         let start = block.start + first * block.width;
         let ahead = start + (3 - P::TENSORS) * DEPTH * block.width;
-        let mut at = 0;
+        let mut at = by_rows;
         while at < n {
             let left = if at < head { head - at } else { n - at };
             let widths = [STRIP * LANES, LANES];
@@ -320,16 +368,12 @@ fn sum_columns<V: Vector, P: Pair<V>>(
 trait Formula {
     fn vector<V: Vector>(values: [V; 2], constants: [V; 4]) -> V;
     fn single(values: [f32; 2], constants: [f32; 4]) -> f32;
-    /// Tensors that it takes values of.
-    const TENSORS: usize;
 }
 
 /// `(x − a)·b + c`.
 struct Line;
 
 impl Formula for Line {
-    const TENSORS: usize = 1;
-
     #[inline(always)]
     fn vector<V: Vector>([x, _]: [V; 2], [a, b, c, _]: [V; 4]) -> V {
         x.sub(a).mul(b).add(c)
@@ -345,8 +389,6 @@ impl Formula for Line {
 struct Slope;
 
 impl Formula for Slope {
-    const TENSORS: usize = 2;
-
     #[inline(always)]
     fn vector<V: Vector>([x, dy]: [V; 2], [a, b, c, d]: [V; 4]) -> V {
         b.mul(dy.sub(c).sub(x.sub(a).mul(d)))
@@ -372,24 +414,69 @@ fn edges(start: usize) -> impl Iterator<Item = usize> {
 }
 
 /// A formula's constants along a row.
-trait Constants<V: Vector> {
+trait Constants<V: Vector>: Copy {
+    /// Those of a part of the row.
+    fn part(self, part: Range<usize>) -> Self;
     /// Those of the LANES places from `at` on.
-    fn of(&self, at: usize) -> [V; 4];
+    fn of(self, at: usize) -> [V; 4];
 }
 
 impl<V: Vector> Constants<V> for [V; 4] {
     #[inline(always)]
-    fn of(&self, _: usize) -> [V; 4] {
-        *self
+    fn part(self, _: Range<usize>) -> Self {
+        self
+    }
+
+    #[inline(always)]
+    fn of(self, _: usize) -> [V; 4] {
+        self
     }
 }
 
 impl<V: Vector> Constants<V> for [&[f32]; 4] {
     #[inline(always)]
-    fn of(&self, at: usize) -> [V; 4] {
+    fn part(self, part: Range<usize>) -> Self {
+        self.map(|constant| &constant[part.clone()])
+    }
+
+    #[inline(always)]
+    fn of(self, at: usize) -> [V; 4] {
         let [a, b, c, d] = self;
         let end = at + LANES;
         [V::load(&a[at..end]), V::load(&b[at..end]), V::load(&c[at..end]), V::load(&d[at..end])]
+    }
+}
+
+/// N vectors from place `at` on, and those below them in ROWS rows of `width` places, which share
+/// constants. All are computed before the first is stored: a load waits for a store just before it to a
+/// place with the same last 12 bits of its address, and two tensors often lie like that.
+#[inline(always)]
+fn write_block<V: Vector, F: Formula, const STREAM: bool, const ROWS: usize, const N: usize>(
+    tensors: Tensors<'_>,
+    out: &mut [f32],
+    at: usize,
+    width: usize,
+    constants: impl Constants<V>,
+) {
+    let constants = constants.part(at..at + N * LANES);
+    let mut values = [[V::splat(0.0); N]; ROWS];
+    for (row, values) in values.iter_mut().enumerate() {
+        let start = at + row * width;
+        let tensors = tensors.map(|tensor| &tensor[start..start + N * LANES]);
+        for (k, value) in values.iter_mut().enumerate() {
+            *value = F::vector(load(tensors, k * LANES), constants.of(k * LANES));
+        }
+    }
+    for (row, values) in values.into_iter().enumerate() {
+        let start = at + row * width;
+        let out = &mut out[start..start + N * LANES];
+        for (value, out) in values.into_iter().zip(out.chunks_exact_mut(LANES)) {
+            if STREAM {
+                value.stream(out);
+            } else {
+                value.store(out);
+            }
+        }
     }
 }
 
@@ -402,36 +489,18 @@ fn write_vectors<V: Vector, F: Formula, const STREAM: bool, const ROWS: usize>(
     constants: impl Constants<V>,
 ) {
     let width = out.len() / ROWS;
-    let rows: [_; ROWS] = std::array::from_fn(|row| {
-        let start = at + row * width;
-        tensors.map(|tensor| &tensor[start..start + width])
-    });
-    let mut outs = out.chunks_exact_mut(width);
-    let mut outs: [_; ROWS] = std::array::from_fn(|_| outs.next().unwrap_or_default());
+    let tensors = tensors.map(|tensor| &tensor[at..at + out.len()]);
     let mut i = 0;
+    while ROWS == 1 && i + 4 * LINE <= width {
+        write_block::<V, F, STREAM, ROWS, 8>(tensors, out, i, width, constants);
+        i += 4 * LINE;
+    }
     while i + LINE <= width {
-        let (first, second) = (constants.of(i), constants.of(i + LANES));
-        for (row, (values, out)) in rows.iter().zip(&mut outs).enumerate() {
-            let low = F::vector(load(*values, i), first);
-            let high = F::vector(load(*values, i + LANES), second);
-            let (low_out, high_out) = out[i..i + LINE].split_at_mut(LANES);
-            if STREAM {
-                for tensor in &tensors[..F::TENSORS] {
-                    V::prefetch(tensor, at + row * width + i + AHEAD);
-                }
-                low.stream(low_out);
-                high.stream(high_out);
-            } else {
-                low.store(low_out);
-                high.store(high_out);
-            }
-        }
+        write_block::<V, F, STREAM, ROWS, 2>(tensors, out, i, width, constants);
         i += LINE;
     }
     if i + LANES <= width {
-        for (values, out) in rows.iter().zip(&mut outs) {
-            F::vector(load(*values, i), constants.of(i)).store(&mut out[i..i + LANES]);
-        }
+        write_block::<V, F, false, ROWS, 1>(tensors, out, i, width, constants);
     }
 }
 
@@ -544,14 +613,15 @@ vectorised! {
 
     /// Adds what a block contributes to `Σ(x−k)` and `Σ(x−k)²` of each column, the squares scaled.
     fn moments_of_columns<V>(x: &[f32], block: Block, k: &[f32], sums: [&mut [f64]; 2]) {
-        sum_columns::<V, Moments<V>>([x, x], block, k, sums);
+        sum_columns::<V, Moments<V>>([x, x], block, k, sums, false);
     }
 
-    /// Adds what a block contributes to `Σdy` and `Σdy·(x−mean)` of each column.
+    /// Adds what a block contributes to `Σdy` and `Σdy·(x−mean)` of each column; `far` says that the
+    /// caches do not hold the tensors.
     fn products_of_columns<V>(
-        x: &[f32], dy: &[f32], block: Block, mean: &[f32], sums: [&mut [f64]; 2]
+        x: &[f32], dy: &[f32], block: Block, mean: &[f32], sums: [&mut [f64]; 2], far: bool
     ) {
-        sum_columns::<V, Products<V>>([x, dy], block, mean, sums);
+        sum_columns::<V, Products<V>>([x, dy], block, mean, sums, far);
     }
 
     /// `(x − a)·b + c` of rows of `inner` values; `lines` are those of the rows, in order.
@@ -620,9 +690,9 @@ mod tests {
     #[test]
     fn instructions_do_not_change_the_bits() {
         type P = Plain;
-        let (x, dy, shift) = (values(7_000, 1), values(7_000, 2), 0.3);
+        let (x, dy, shift) = (values(15_000, 1), values(15_000, 2), 0.3);
         for n in (1..300).chain([512, 701]) {
-            for count in [1, 3, 9] {
+            for count in [1, 3, 9, 20] {
                 let runs = Runs { start: 5, length: n, stride: n + 2, count };
                 let plain = sum_runs::<P, Moments<P>>([&x, &x], runs, shift);
                 assert_eq!(moments_of_runs(&x, runs, shift), plain, "{n} {count}");
@@ -635,12 +705,14 @@ mod tests {
                 let (mut a, mut b, mut c, mut d) = (sums(), sums(), sums(), sums());
                 moments_of_columns(&x, block, &shifts, [&mut a, &mut b]);
                 let plain = [c.as_mut_slice(), &mut d];
-                sum_columns::<P, Moments<P>>([&x, &x], block, &shifts, plain);
+                sum_columns::<P, Moments<P>>([&x, &x], block, &shifts, plain, false);
                 assert_eq!((&a, &b), (&c, &d), "{n} {count}");
-                products_of_columns(&x, &dy, block, &shifts, [&mut a, &mut b]);
-                let plain = [c.as_mut_slice(), &mut d];
-                sum_columns::<P, Products<P>>([&x, &dy], block, &shifts, plain);
-                assert_eq!((a, b), (c, d), "{n} {count}");
+                for far in [false, true] {
+                    products_of_columns(&x, &dy, block, &shifts, [&mut a, &mut b], far);
+                    let plain = [c.as_mut_slice(), &mut d];
+                    sum_columns::<P, Products<P>>([&x, &dy], block, &shifts, plain, false);
+                    assert_eq!((&a, &b), (&c, &d), "{n} {count} {far}");
+                }
             }
         }
     }

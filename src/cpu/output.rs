@@ -11,6 +11,12 @@ use std::ops::Range;
 /// is then read: 50 → 26, 29 → 21, 16 → 18.
 const STREAM_SIZE: usize = 32 << 20;
 
+/// Whether the caches do not hold the tensors of an operation, which are as many as this and as long as
+/// that one.
+pub(super) fn is_past_caches(tensors: usize, tensor: &[f32]) -> bool {
+    tensors * size_of_val(tensor) >= STREAM_SIZE
+}
+
 /// The tensor.
 pub(super) struct Output<'a> {
     pointer: *mut f32,
@@ -25,8 +31,8 @@ unsafe impl Sync for Output<'_> {}
 impl<'a> Output<'a> {
     /// One of `tensors` tensors of this length that an operation reads and writes.
     pub(super) fn new(tensor: &'a mut [f32], tensors: usize) -> Self {
+        let stream = is_past_caches(tensors, tensor);
         let (pointer, length) = (tensor.as_mut_ptr(), tensor.len());
-        let stream = tensors * size_of_val(tensor) >= STREAM_SIZE;
         Self { pointer, length, stream, tensor: PhantomData }
     }
 

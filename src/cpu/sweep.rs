@@ -31,6 +31,9 @@ const RESIDENT: usize = 1 << 16;
 const MIN_WIDTH: usize = 8 * LANES;
 /// …or many, where the last of them is not whole.
 const MIN_ODD_WIDTH: usize = 64 * LANES;
+/// Columns side by side that are written, where fewer are several rows in one: so many that vectors are
+/// written in blocks and few are left over.
+const WRITTEN: usize = 64 * LANES;
 /// Values in a chunk of columns…
 const CHUNK: usize = 1 << 17;
 /// …and its rows at least, so that partial sums are few.
@@ -78,6 +81,11 @@ fn add(a: Sums, b: Sums) -> Sums {
     [a[0] + b[0], a[1] + b[1]]
 }
 
+/// Does what several threads share, on one of them: to enter their pool takes some 10 µs each time.
+fn within_pool<T: Send>(parallel: bool, work: impl FnOnce() -> T + Send) -> T {
+    if parallel { rayon::scope(|_| work()) } else { work() }
+}
+
 /// Runs `task(i)` for all `i` below `count`.
 fn for_each(count: usize, parallel: bool, task: impl Fn(usize) + Sync) {
     if parallel && count > 1 {
@@ -112,7 +120,7 @@ impl View {
     }
 
     fn is_parallel(&self) -> bool {
-        self.len() >= SERIAL
+        self.len() >= SERIAL && rayon::current_num_threads() > 1
     }
 
     /// Values in a share of a write: enough shares for all threads.
@@ -138,16 +146,18 @@ impl View {
     ) -> Vec<T> {
         if self.is_columns() {
             let columns = Columns::new(self);
-            let reduced = columns.reduce(reduce);
-            let (kept, table): (Vec<_>, Vec<_>) = finish_all(&reduced, finish);
-            if let Some(apply) = apply {
-                columns.apply(&table, apply);
-            }
-            return kept;
+            return within_pool(self.is_parallel(), || {
+                let reduced = columns.reduce(reduce);
+                let (kept, table): (Vec<_>, Vec<_>) = finish_all(&reduced, finish);
+                if let Some(apply) = apply {
+                    columns.apply(&table, apply);
+                }
+                kept
+            });
         }
         let threads = if self.is_parallel() { rayon::current_num_threads() } else { 1 };
         if threads > 1 && self.channels < 4 * threads && self.piece_count() > 1 {
-            self.sweep_pieces(reduce, finish, apply)
+            within_pool(true, || self.sweep_pieces(reduce, finish, apply))
         } else {
             self.sweep_channels(reduce, finish, apply, threads)
         }
@@ -229,7 +239,7 @@ impl View {
         }
     }
 
-    fn sweep_pieces<T>(
+    fn sweep_pieces<T: Send>(
         &self,
         reduce: &impl Reduce,
         finish: &(impl Fn(usize, Reduced) -> Finished<T> + Sync),
@@ -401,15 +411,16 @@ impl Columns {
 
     fn apply(&self, table: &[[f32; 4]], apply: &impl Apply) {
         // They go on for a cache line, which need not end where a row does.
+        let width = self.width * (WRITTEN / self.width).min(self.rows / DEPTH).max(1);
         let constants: [Vec<f32>; 4] =
-            std::array::from_fn(|i| self.by_column(self.width + LINE, |channel| table[channel][i]));
+            std::array::from_fn(|i| self.by_column(width + LINE, |channel| table[channel][i]));
         let constants = constants.each_ref().map(Vec::as_slice);
-        let share = (self.view.share() / self.width).max(1) * self.width;
+        let share = (self.view.share() / width).max(1) * width;
         let length = self.view.len();
         let count = length.div_ceil(share);
         for_each(count, self.view.is_parallel(), |i| {
             let start = (count - 1 - i) * share;
-            apply.columns(start..(start + share).min(length), self.width, constants);
+            apply.columns(start..(start + share).min(length), width, constants);
         });
     }
 }

@@ -23,6 +23,8 @@ pub(super) trait Vector: Copy {
     /// Asks for the cache line at a place, if it is in the tensor, in the second cache. (Of an address
     /// that nothing is mapped to, the question alone takes long.)
     fn prefetch(tensor: &[f32], place: usize);
+    /// Loads a place's cache line into the first cache, and does not wait for it.
+    fn touch(tensor: &[f32], place: usize);
 }
 
 #[derive(Clone, Copy)]
@@ -88,6 +90,9 @@ impl Vector for Plain {
 
     #[inline(always)]
     fn prefetch(_: &[f32], _: usize) {}
+
+    #[inline(always)]
+    fn touch(_: &[f32], _: usize) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -176,6 +181,12 @@ mod avx {
             if let Some(value) = tensor.get(place) {
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) }
             }
+        }
+
+        #[inline(always)]
+        fn touch(tensor: &[f32], place: usize) {
+            // A reference is valid to be read from; volatile, as the value is not used.
+            unsafe { std::ptr::from_ref(&tensor[place]).read_volatile() };
         }
     }
 }
