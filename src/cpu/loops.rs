@@ -34,9 +34,12 @@ const TOGETHER: usize = 4;
 const WIDTHS_TOGETHER: RangeInclusive<usize> = 1025..=4096;
 /// Places from which on the first vectors are written twice, so that the others share no cache line.
 const ALIGNED: usize = 8 * LINE;
-/// Values of a row from which on it is written past the caches. Each of the two lines that it shares
-/// with its neighbours then waits for memory: 8x256x56x56, inference, 1.6 → 2.1 ms.
-const STREAM_ROW: usize = 8192;
+/// Values of a row from which on it is written past the caches. Of each row two lines may be shared with
+/// its neighbours, which takes longer (inference of 8x256x3136 1.6 → 1.1, 64x200x400 1.3 → 0.8, but
+/// 32x1024x196 1.8 → 2.4 ms).
+const STREAM_ROW: usize = 24 * LINE;
+/// The same of rows of whole lines (16x2048x144 1.2 → 0.7 ms).
+const STREAM_LINES: usize = 8 * LINE;
 
 /// Two sums of a channel.
 pub(super) type Sums = [f64; 2];
@@ -405,12 +408,12 @@ fn misplaced(values: &[f32]) -> usize {
     (LINE - values.as_ptr() as usize / size_of::<f32>() % LINE) % LINE
 }
 
-/// Where vectors start that cover the places before `start`.
-fn edges(start: usize) -> impl Iterator<Item = usize> {
-    (start > 0)
-        .then_some(0)
-        .into_iter()
-        .chain((start > LANES).then_some(start.saturating_sub(LANES)))
+/// Where vectors start that cover the places of `0..n` but `start..end`, of which there are fewer than LINE
+/// before and LANES behind.
+fn edges(start: usize, end: usize, n: usize) -> impl Iterator<Item = usize> {
+    let before = (start > 0).then_some(0);
+    let next = (start > LANES).then(|| start - LANES);
+    before.into_iter().chain(next).chain((end < n).then(|| n - LANES))
 }
 
 /// A formula's constants along a row.
@@ -504,7 +507,24 @@ fn write_vectors<V: Vector, F: Formula, const STREAM: bool, const ROWS: usize>(
     }
 }
 
-/// A row, of one channel. The first and the last vector overlap their neighbours where they must.
+/// Single places of rows of `width` columns.
+#[inline(always)]
+fn write_singles<F: Formula>(
+    tensors: Tensors<'_>,
+    out: &mut [f32],
+    places: impl Iterator<Item = usize>,
+    width: usize,
+    constants: [&[f32]; 4],
+) {
+    for i in places {
+        let constants = constants.map(|constant| constant[i % width]);
+        out[i] = F::single(tensors.map(|tensor| tensor[i]), constants);
+    }
+}
+
+/// A row, of one channel. The first and the last vector overlap their neighbours where they must, unless
+/// these pass the caches: a line that is partly in one is read from memory first (64x200x792, inference
+/// that starts within a line: 4.1 → 2.2 ms).
 #[inline(always)]
 fn write_row<V: Vector, F: Formula, const STREAM: bool>(
     tensors: Tensors<'_>,
@@ -513,22 +533,19 @@ fn write_row<V: Vector, F: Formula, const STREAM: bool>(
 ) {
     let n = out.len();
     let tensors = tensors.map(|tensor| &tensor[..n]);
+    let singles = constants.each_ref().map(std::slice::from_ref);
     if n < LANES {
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = F::single(tensors.map(|tensor| tensor[i]), constants);
-        }
-        return;
+        return write_singles::<F>(tensors, out, 0..n, 1, singles);
     }
     let constants = constants.map(V::splat);
     let start = if n >= ALIGNED { misplaced(out) } else { 0 };
-    for at in edges(start) {
-        F::vector(load(tensors, at), constants).store(&mut out[at..at + LANES]);
+    let end = start + (n - start) / LANES * LANES;
+    write_vectors::<V, F, STREAM, 1>(tensors, start, &mut out[start..end], constants);
+    if STREAM {
+        return write_singles::<F>(tensors, out, (0..start).chain(end..n), 1, singles);
     }
-    let whole = (n - start) / LANES * LANES;
-    let vectors = &mut out[start..start + whole];
-    write_vectors::<V, F, STREAM, 1>(tensors, start, vectors, constants);
-    if start + whole < n {
-        F::vector(load(tensors, n - LANES), constants).store(&mut out[n - LANES..]);
+    for at in edges(start, end, n) {
+        F::vector(load(tensors, at), constants).store(&mut out[at..at + LANES]);
     }
 }
 
@@ -544,18 +561,10 @@ fn write_columns<V: Vector, F: Formula, const STREAM: bool>(
     let n = out.len();
     let tensors = tensors.map(|tensor| &tensor[..n]);
     if n < LANES {
-        for (i, out) in out.iter_mut().enumerate() {
-            let constants = constants.map(|constant| constant[i % width]);
-            *out = F::single(tensors.map(|tensor| tensor[i]), constants);
-        }
-        return;
+        return write_singles::<F>(tensors, out, 0..n, width, constants);
     }
-    let mut at = if n >= ALIGNED { misplaced(out) } else { 0 };
-    for at in edges(at) {
-        let value = F::vector::<V>(load(tensors, at), constants.of(at % width));
-        value.store(&mut out[at..at + LANES]);
-    }
-    let mut column = at % width;
+    let start = if n >= ALIGNED { misplaced(out) } else { 0 };
+    let (mut at, mut column) = (start, start % width);
     if !STREAM && width.is_multiple_of(LINE) && WIDTHS_TOGETHER.contains(&width) {
         let constants = constants.map(|constant| &constant[column..column + width]);
         while at + TOGETHER * width <= n {
@@ -575,9 +584,12 @@ fn write_columns<V: Vector, F: Formula, const STREAM: bool>(
             column -= width;
         }
     }
-    if at < n {
-        let at = n - LANES;
-        F::vector::<V>(load(tensors, at), constants.of(at % width)).store(&mut out[at..]);
+    if STREAM {
+        return write_singles::<F>(tensors, out, (0..start).chain(at..n), width, constants);
+    }
+    for at in edges(start, at, n) {
+        let value = F::vector::<V>(load(tensors, at), constants.of(at % width));
+        value.store(&mut out[at..at + LANES]);
     }
 }
 
@@ -590,7 +602,8 @@ fn write_rows<V: Vector, F: Formula>(
     constants: &[[f32; 4]],
     stream: bool,
 ) {
-    let stream = stream && inner >= STREAM_ROW;
+    let at_least = if inner.is_multiple_of(LINE) { STREAM_LINES } else { STREAM_ROW };
+    let stream = stream && inner >= at_least;
     let rows = x.chunks(inner).zip(dy.chunks(inner)).zip(out.chunks_mut(inner));
     for (((x, dy), out), &constants) in rows.zip(constants) {
         match stream {
