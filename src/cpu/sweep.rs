@@ -5,8 +5,8 @@
 //! - Rows (values of a channel that lie together are many): a thread takes a group of channels that
 //!   its cache holds, reduces and writes them. A few long channels are cut into pieces, on which
 //!   all threads work.
-//! - Columns (they are few): rows of columns, side by side. Chunks of rows are reduced in parallel;
-//!   then they are written in reverse, as the caches hold what was read last.
+//! - Columns (they are few, or the samples are many): rows of columns, side by side. Chunks of rows are
+//!   reduced in parallel; then all is written in reverse, as the caches hold what was read last.
 
 use std::ops::Range;
 
@@ -18,8 +18,17 @@ use crate::geometry::Geometry;
 
 /// Fewest values of which several threads take a share: waking one costs some 10 µs.
 const SERIAL: usize = 1 << 15;
-/// Values of a channel that lie together, from which on a channel is rows.
+/// Values of a channel that lie together, from which on a channel is rows…
 const MIN_ROW: usize = 16;
+/// …unless they are fewer than four times as many, in as many samples as this (forward, inference, backward
+/// as rows → as columns, ms: 1000x64x20 0.96 0.38 3.9 → 0.31 0.15 0.5; 1000x512x49 52 8.2 71 → 17 8.7 29;
+/// 64x512x49 0.66 0.26 1.9 → 0.88 0.26 1.3, but 32x512x49 0.28 0.13 0.37 → 0.63 0.13 0.73)…
+const SAMPLES: usize = 64;
+/// …or fewer than sixteen times as many, and a channel has as many as this (300x64x100 0.81 0.24 2.8 → 0.63
+/// 0.23 1.1; 128x256x196 7.3 2.1 9.2 → 4.3 1.9 7.3, but 100x128x100 0.35 0.14 0.56 → 0.45 0.14 0.62).
+const MANY_VALUES: usize = 1 << 14;
+/// Columns of constants in the first cache.
+const MAX_WRITTEN: usize = 3072;
 /// Values in a piece of a channel.
 const PIECE: usize = 1 << 15;
 /// Values in a share of a write at most: 256 KiB at a time took 0.45 to 0.85 of the time of 64 KiB
@@ -115,8 +124,20 @@ impl View {
         self.outer * self.channels * self.inner
     }
 
+    /// Whether it is reduced as columns. Short rows of many samples lie in as many pages, which the
+    /// processor looks up again for every channel.
     fn is_columns(&self) -> bool {
-        self.inner < MIN_ROW && self.channels > 1
+        let short = self.inner < MIN_ROW
+            || self.inner < 4 * MIN_ROW && self.outer >= SAMPLES
+            || self.inner < 16 * MIN_ROW && self.values_per_channel() >= MANY_VALUES;
+        self.channels > 1 && short
+    }
+
+    /// Whether it is written as columns, whose constants the first cache holds.
+    fn is_written_as_columns(&self) -> bool {
+        let unit = self.channels * self.inner;
+        self.is_columns()
+            && (self.inner < MIN_ROW || self.inner < 4 * MIN_ROW && unit <= MAX_WRITTEN)
     }
 
     fn is_parallel(&self) -> bool {
@@ -150,7 +171,7 @@ impl View {
                 let reduced = columns.reduce(reduce);
                 let (kept, table): (Vec<_>, Vec<_>) = finish_all(&reduced, finish);
                 if let Some(apply) = apply {
-                    columns.apply(&table, apply);
+                    self.apply(&table, apply);
                 }
                 kept
             });
@@ -165,7 +186,7 @@ impl View {
 
     /// Writes every value with given constants.
     pub(super) fn apply(&self, table: &[[f32; 4]], apply: &impl Apply) {
-        if self.is_columns() {
+        if self.is_written_as_columns() {
             return Columns::new(self).apply(table, apply);
         }
         let (rows, inner) = (self.outer * self.channels, self.inner);
@@ -175,7 +196,9 @@ impl View {
             true => (size / inner, 1),
             false => (1, inner.div_ceil(size)),
         };
-        for_each(rows.div_ceil(rows_per_share) * parts, self.is_parallel(), |i| {
+        let count = rows.div_ceil(rows_per_share) * parts;
+        for_each(count, self.is_parallel(), |i| {
+            let i = count - 1 - i;
             let (share, part) = (i / parts, i % parts);
             if parts > 1 {
                 let span = part * size..((part + 1) * size).min(inner);
