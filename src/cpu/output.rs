@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Bytes of all the operation's tensors from which on the output is written past the caches, which
-/// would not hold it and lose the input for it. AMD EPYC with 32 MiB of L3, inference, GB/s without →
-/// with: 76 → 54 for 2 x 6.4 MB, 45 → 54 for 2 x 12.8 MB, 26 → 36 for 2 x 25.7 MB; and where the output
-/// is then read: 50 → 26, 29 → 21, 16 → 18.
-const STREAM_SIZE: usize = 32 << 20;
+/// would not hold it and lose the input for it. AMD EPYC with 32 MiB of L3 that others use too, inference
+/// without → with: 2 x 8.4 MB 0.29 → 0.30 ms, 2 x 12.8 MB 0.88 → 0.49 ms; and where the output is then
+/// read: 0.39 → 0.58 ms, 1.16 → 0.95 ms.
+const STREAM_SIZE: usize = 24 << 20;
 
 /// Whether the caches do not hold the tensors of an operation, which are as many as this and as long as
 /// that one.
