@@ -475,6 +475,23 @@ fn running_statistics_do_not_drift() {
     }
 }
 
+/// An unbiased variance past f32's range moves the running one by its share, which is within.
+#[test]
+fn running_variance_does_not_overflow_before_it_must() {
+    let Some(gpu) = gpu() else { return };
+    let x = ArrayD::from_shape_fn(vec![2, 3], |i| if i[0] == 0 { 1.7e19 } else { -1.7e19f32 });
+    let input = Input::new(x.view(), ChannelAxis::Last);
+    for update in [Update::Decay(0.9), Update::Rate(0.1)] {
+        let config = Config { update, ..Config::pytorch() };
+        let mut running = RunningStatistics::new(3);
+        gpu.forward_train_blocking(&input, &mut running, &config).unwrap();
+        for var in running.var {
+            let error = f64::from(var) / (0.1 * 2.0 * 1.7e19 * 1.7e19) - 1.0;
+            assert!(error.abs() < 1e-5, "{update:?}: {var}");
+        }
+    }
+}
+
 /// The largest number of batches stays, and the next one weighs nearly nothing.
 #[test]
 fn the_count_of_batches_ends() {

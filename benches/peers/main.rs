@@ -11,7 +11,7 @@ use serde_json::json;
 use wgpu_batchnorm::cpu::{self, BackwardSlices, CpuError, InferSlices, TrainSlices};
 use wgpu_batchnorm::{ChannelAxis, Config, Geometry};
 
-/// Values of a result that are compared with the peers'.
+/// Values of each tensor that is written, which are compared with the peers'.
 const SAMPLES: usize = 16;
 
 /// The same numbers in every peer: multiples of 2⁻²⁰ in −7..9.
@@ -112,8 +112,15 @@ impl Case {
         Ok(start.elapsed().as_secs_f64() / f64::from(count))
     }
 
-    fn samples(&self) -> Vec<f32> {
-        (0..SAMPLES).map(|i| self.out[i * (self.out.len() - 1) / (SAMPLES - 1)]).collect()
+    /// Of what was written last, which of backward is dx, dgamma and dbeta.
+    fn samples(&self, operation: &str) -> Vec<f32> {
+        let [dgamma, dbeta] = &self.gradients;
+        let written: &[&[f32]] = match operation {
+            "backward" => &[&self.out, dgamma, dbeta],
+            _ => &[&self.out],
+        };
+        let places = |n: usize| (0..SAMPLES).map(move |i| i * (n - 1) / (SAMPLES - 1));
+        written.iter().flat_map(|values| places(values.len()).map(|i| values[i])).collect()
     }
 }
 
@@ -131,7 +138,7 @@ fn answer(line: &str, last: &mut Option<(String, Case)>) -> Result<serde_json::V
     }
     let Some((_, case)) = last else { return Err("bug: the case was just made".into()) };
     let seconds = case.time(operation, count.max(1))?;
-    Ok(json!({ "seconds": seconds, "samples": case.samples() }))
+    Ok(json!({ "seconds": seconds, "samples": case.samples(operation) }))
 }
 
 fn main() -> Result<(), String> {

@@ -44,7 +44,7 @@ static Tag tag(size_t dims, bool last) {
 }
 
 struct Case {
-    memory out;
+    memory out, dgamma, dbeta;
     std::unordered_map<std::string, std::function<void()>> calls;
 
     Case(const std::string &shape, bool last) {
@@ -55,9 +55,11 @@ struct Case {
         memory::desc tensor(dims, f32, tag(dims.size(), last)), channel({dims[1]}, f32, Tag::x);
         float channels = float(dims[1]);
         memory x(tensor, cpu), dy(tensor, cpu), gamma(channel, cpu), beta(channel, cpu);
-        memory mean(channel, cpu), var(channel, cpu), dgamma(channel, cpu), dbeta(channel, cpu);
+        memory mean(channel, cpu), var(channel, cpu);
         memory running_mean(channel, cpu), running_var(channel, cpu);
         out = memory(tensor, cpu);
+        dgamma = memory(channel, cpu);
+        dbeta = memory(channel, cpu);
         fill(x, [](size_t i) { return value(i, 0); });
         fill(dy, [](size_t i) { return value(i, 0x9e3779b9u); });
         fill(gamma, [=](size_t i) { return 1.0f + float(i) / channels; });
@@ -115,10 +117,15 @@ int main() {
         auto start = Clock::now();
         for (int i = 0; i < count; i++) call();
         double seconds = std::chrono::duration<double>(Clock::now() - start).count() / count;
-        size_t end = last->out.get_desc().get_size() / sizeof(float) - 1;
+        std::vector<memory> written{last->out};
+        if (operation == "backward") written.insert(written.end(), {last->dgamma, last->dbeta});
         std::cout << "{\"seconds\": " << seconds << ", \"samples\": [";
-        for (size_t i = 0; i < SAMPLES; i++)
-            std::cout << (i ? ", " : "") << data(last->out)[i * end / (SAMPLES - 1)];
+        const char *comma = "";
+        for (const memory &m : written) {
+            size_t end = m.get_desc().get_size() / sizeof(float) - 1;
+            for (size_t i = 0; i < SAMPLES; i++, comma = ", ")
+                std::cout << comma << data(m)[i * end / (SAMPLES - 1)];
+        }
         std::cout << "]}" << std::endl;
     }
 }

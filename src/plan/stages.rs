@@ -281,7 +281,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// How often one invocation loops, at most, summed over all its loops.
+    /// How often one invocation loops, summed over all its loops: an estimate, as
+    /// [`MAX_ITERATIONS`](crate::MAX_ITERATIONS) is a quarter of what adapters allow.
     pub fn iterations(&self) -> u64 {
         let p = &self.params;
         let lanes = u64::from(self.variant.workgroup_size);
