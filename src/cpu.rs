@@ -28,10 +28,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod loops;
 mod output;
+mod sums;
 mod sweep;
 mod vector;
+mod writes;
 
 use std::fmt;
 use std::ops::Range;
@@ -39,8 +40,8 @@ use std::ops::Range;
 use crate::config::{Activation, Config, Element, Memory, NonFinite, SingleValue, Update};
 use crate::geometry::Geometry;
 use crate::plan::{PlanError, Slot};
-use loops::{Block, Runs, SQUARE_SCALE, Sums};
 use output::{Output, is_past_caches};
+use sums::{Block, Runs, SQUARE_SCALE, Sums};
 use sweep::{Apply, Reduce, Reduced, View};
 
 /// Memory of a training forward.
@@ -488,11 +489,11 @@ impl Reduce for Moments<'_> {
     }
 
     fn runs(&self, runs: Runs, shift: f32) -> Sums {
-        loops::moments_of_runs(self.x, runs, shift)
+        sums::moments_of_runs(self.x, runs, shift)
     }
 
     fn columns(&self, block: Block, shifts: &[f32], sums: [&mut [f64]; 2]) {
-        loops::moments_of_columns(self.x, block, shifts, sums);
+        sums::moments_of_columns(self.x, block, shifts, sums);
     }
 
     /// Squares lose what the mean lies from the shift. Farther than 4 deviations, it is the mean.
@@ -527,11 +528,11 @@ impl Reduce for Products<'_> {
     }
 
     fn runs(&self, runs: Runs, shift: f32) -> Sums {
-        loops::products_of_runs(self.x, self.dy, runs, shift)
+        sums::products_of_runs(self.x, self.dy, runs, shift)
     }
 
     fn columns(&self, block: Block, shifts: &[f32], sums: [&mut [f64]; 2]) {
-        loops::products_of_columns(self.x, self.dy, block, shifts, sums, self.far);
+        sums::products_of_columns(self.x, self.dy, block, shifts, sums, self.far);
     }
 
     fn better_shift(&self, _: f32, _: Sums) -> Option<f32> {
@@ -555,14 +556,14 @@ impl<'a> Line<'a> {
 impl Apply for Line<'_> {
     fn rows(&self, span: Range<usize>, inner: usize, table: &[[f32; 4]]) {
         let x = &self.x[span.clone()];
-        let write = |y: &mut [f32], stream| loops::line_of_rows(x, y, inner, table, stream);
+        let write = |y: &mut [f32], stream| writes::line_of_rows(x, y, inner, table, stream);
         // SAFETY: a sweep gives every span to one call.
         unsafe { self.y.write(span, write) };
     }
 
     fn columns(&self, span: Range<usize>, width: usize, constants: [&[f32]; 4]) {
         let x = &self.x[span.clone()];
-        let write = |y: &mut [f32], stream| loops::line_of_columns(x, y, width, constants, stream);
+        let write = |y: &mut [f32], stream| writes::line_of_columns(x, y, width, constants, stream);
         // SAFETY: a sweep gives every span to one call.
         unsafe { self.y.write(span, write) };
     }
@@ -579,7 +580,7 @@ struct Slope<'a> {
 impl Apply for Slope<'_> {
     fn rows(&self, span: Range<usize>, inner: usize, table: &[[f32; 4]]) {
         let (x, dy) = (&self.x[span.clone()], &self.dy[span.clone()]);
-        let write = |dx: &mut [f32], stream| loops::slope_of_rows(x, dy, dx, inner, table, stream);
+        let write = |dx: &mut [f32], stream| writes::slope_of_rows(x, dy, dx, inner, table, stream);
         // SAFETY: a sweep gives every span to one call.
         unsafe { self.dx.write(span, write) };
     }
@@ -587,7 +588,7 @@ impl Apply for Slope<'_> {
     fn columns(&self, span: Range<usize>, width: usize, constants: [&[f32]; 4]) {
         let (x, dy) = (&self.x[span.clone()], &self.dy[span.clone()]);
         let write =
-            |dx: &mut [f32], stream| loops::slope_of_columns(x, dy, dx, width, constants, stream);
+            |dx: &mut [f32], stream| writes::slope_of_columns(x, dy, dx, width, constants, stream);
         // SAFETY: a sweep gives every span to one call.
         unsafe { self.dx.write(span, write) };
     }

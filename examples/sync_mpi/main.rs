@@ -143,7 +143,7 @@ fn run(world: &SimpleCommunicator, options: &Options) -> Result<(), Box<dyn Erro
             flat(back.dgamma),
             flat(back.dbeta),
         ];
-        bounds = Bounds::new(&x, &dy, &gamma, &beta, &before, ranks, &config, &bounds);
+        bounds = Bounds::new([&x, &dy], [&gamma, &beta], &before, ranks, &config, &bounds);
         let names = ["y", "dx", "running_mean", "running_var", "dgamma", "dbeta"];
         let mut report = format!("rank {rank}, step {step}: largest error, of its bound:");
         for (i, name) in names.into_iter().enumerate() {
@@ -342,10 +342,8 @@ struct Bounds([Vec<f64>; 6]);
 
 impl Bounds {
     fn new(
-        x: &ArrayD<f32>,
-        dy: &ArrayD<f32>,
-        gamma: &[f32],
-        beta: &[f32],
+        [x, dy]: [&ArrayD<f32>; 2],
+        [gamma, beta]: [&[f32]; 2],
         before: &RunningStatistics,
         ranks: usize,
         config: &Config,

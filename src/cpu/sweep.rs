@@ -12,8 +12,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::loops::{Block, DEPTH, LINE, Runs, Sums, TILE};
-use super::vector::LANES;
+use super::sums::{Block, DEPTH, Runs, Sums, TILE};
+use super::vector::{LANES, LINE};
 use crate::geometry::Geometry;
 
 /// Fewest values of which several threads take a share: waking one costs some 10 µs.

@@ -179,7 +179,8 @@ impl Params {
             }
             _ => block * (1 + (tiles * pair).div_ceil(line)),
         };
-        // At most three loops over the columns of a strip.
+        // Three loops over the columns of a strip. Where no vector fits the channels' numbers, gradients take
+        // up to thirteen, which is why `MAX_ITERATIONS` is a quarter of what adapters run.
         1 + touches + tiles * (1 + of_rows(block) + 3 * columns)
     }
 }
@@ -281,8 +282,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// How often one invocation loops, summed over all its loops: an estimate, as
-    /// [`MAX_ITERATIONS`](crate::MAX_ITERATIONS) is a quarter of what adapters allow.
+    /// How often one invocation loops, at most, summed over all its loops; of the loops over a strip's
+    /// columns three are counted.
     pub fn iterations(&self) -> u64 {
         let p = &self.params;
         let lanes = u64::from(self.variant.workgroup_size);
