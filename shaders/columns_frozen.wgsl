@@ -1,10 +1,11 @@
 
 // dx = dy·γ·i with running statistics, and on the way the partial sums S₁ = Σdy and
 // S₂ = Σdy·(x−running_mean) of every column in one chunk of rows.
-// Grid: as in columns_walk.wgsl. Reads: dy (or dz, where an earlier dispatch kept it), x, z, mask,
-// gamma, beta, running_mean, running_var. Writes: dx, dz, scratch, two planes [chunk][column].
+// Grid: as in columns_walk.wgsl or columns_join.wgsl. Reads: dy (or dz, where an earlier dispatch kept
+// it), x, z, mask, gamma, beta, running_mean, running_var. Writes: dx, dz, scratch, two planes
+// [chunk][column].
 
-fn visit(strip: Strip) {
+fn strip_sums(strip: Strip) -> ColumnSums {
     let c = centers_of(strip);
     let a = affines_of(strip, c);
     var s = ColumnSums(both(V(0.0)), both(V(0.0)));
@@ -35,5 +36,5 @@ fn visit(strip: Strip) {
         }
         i = i + stride;
     }
-    add_sums(strip, s);
+    return s;
 }

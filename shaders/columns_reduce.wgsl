@@ -1,8 +1,8 @@
 
 // Partial sums S₁ = Σdy and S₂ = Σdy·(x−μ) of every column in one chunk of rows.
-// Grid: as in columns_walk.wgsl. Reads: x, dy, saved.
+// Grid: as in columns_walk.wgsl or columns_join.wgsl. Reads: x, dy, saved.
 // Writes: scratch, two planes [chunk][column].
 
-fn visit(strip: Strip) {
-    add_sums(strip, columns_sums(strip, centers_of(strip)));
+fn strip_sums(strip: Strip) -> ColumnSums {
+    return columns_sums(strip, centers_of(strip));
 }

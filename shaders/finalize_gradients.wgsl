@@ -14,11 +14,12 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let channel = index * (LANES / GROUP) + lane / GROUP;
+    let share = share_of(index, lane);
+    let channel = share.result;
     let live = channel < params.channels_here;
     var s = Sums(0.0, 0.0);
     if live {
-        for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
+        for (var t = share.first; t < partial_count(); t = t + GROUP) {
             let p = partial_of(channel, t);
             if p.columns > 0u {
                 s.dy = s.dy + load_scratch(p.index);
@@ -27,7 +28,7 @@ fn main(
         }
     }
     s = tree_sums(s, lane, GROUP);
-    if live && lane % GROUP == 0u {
+    if live && share.leads {
         if WEIGHTED && HAS_SAVED && load_saved(3u * params.channel_count + channel) == 0.0 {
             // A batch without weight is empty.
             s = Sums(0.0, 0.0);

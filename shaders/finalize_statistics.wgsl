@@ -13,11 +13,17 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let channel = index * (LANES / GROUP) + lane / GROUP;
+    let share = share_of(index, lane);
+    let channel = share.result;
     let live = channel < params.channels_here;
+    // Asked for first, as memory answers late.
+    var k = 0.0;
+    if live && share.leads {
+        k = shift_of(channel);
+    }
     var m = Moments(Count(0), 0.0, 0.0);
     if live {
-        for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
+        for (var t = share.first; t < partial_count(); t = t + GROUP) {
             let p = partial_of(channel, t);
             if p.columns > 0u {
                 let mean = load_scratch(p.index);
@@ -26,8 +32,8 @@ fn main(
         }
     }
     m = tree_moments(m, lane, GROUP);
-    if live && lane % GROUP == 0u {
-        let center = center_from(shift_of(channel), m);
+    if live && share.leads {
+        let center = center_from(k, m);
         settle(channel, center, m);
         keep_moments(channel, center, m);
         if !HAS_SAVED && !HAS_MOMENTS {

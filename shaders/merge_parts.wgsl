@@ -17,20 +17,20 @@ fn part_at(channel: u32, t: u32, plane: u32) -> f32 {
 
 var<workgroup> tree_first: array<u32, LANES>;
 
-// The least number of GROUP neighbouring lanes, in all of them.
+// The least number of the GROUP lanes that share a result, in all of them.
 fn first_of(own: u32, lane: u32) -> u32 {
     var first = own;
-    for (var distance = 1u; distance < GROUP; distance = distance * 2u) {
+    for (var distance = LANES / GROUP; distance < LANES; distance = distance * 2u) {
         tree_first[lane] = first;
         workgroupBarrier();
-        if lane % (distance * 2u) == 0u {
+        if lane % (distance * 2u) < LANES / GROUP {
             first = min(first, tree_first[lane + distance]);
         }
         workgroupBarrier();
     }
     tree_first[lane] = first;
     workgroupBarrier();
-    return tree_first[lane / GROUP * GROUP];
+    return tree_first[lane % (LANES / GROUP)];
 }
 
 @compute @workgroup_size(LANES)
@@ -43,12 +43,13 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let channel = index * (LANES / GROUP) + lane / GROUP;
+    let share = share_of(index, lane);
+    let channel = share.result;
     let live = channel < params.channels_here;
     // What the means are merged relative to: the first one that is finite and of a part with values.
     var own = partial_count();
     if live {
-        for (var t = lane % GROUP; t < own; t = t + GROUP) {
+        for (var t = share.first; t < own; t = t + GROUP) {
             if part_at(channel, t, 3u) > 0.0 && is_finite(part_at(channel, t, 0u)) {
                 own = t;
             }
@@ -61,7 +62,7 @@ fn main(
         if first < partial_count() {
             k = part_at(channel, first, 0u);
         }
-        for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
+        for (var t = share.first; t < partial_count(); t = t + GROUP) {
             let count = part_at(channel, t, 3u);
             if count > 0.0 {
                 let rest = part_at(channel, t, 1u);
@@ -72,7 +73,7 @@ fn main(
         }
     }
     m = tree_moments(m, lane, GROUP);
-    if live && lane % GROUP == 0u {
+    if live && share.leads {
         let center = center_from(k, m);
         settle(channel, center, m);
         keep_moments(channel, center, m);

@@ -15,12 +15,13 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let result = index * (LANES / GROUP) + lane / GROUP;
+    let share = share_of(index, lane);
+    let result = share.result;
     let live = result < params.channel_count;
     let of_parameters = HAS_DGAMMA || HAS_DBETA;
     var s = Sums(0.0, 0.0);
     if live {
-        for (var t = lane % GROUP; t < partial_count(); t = t + GROUP) {
+        for (var t = share.first; t < partial_count(); t = t + GROUP) {
             let row = partial_of(result, t).index;
             let at = params.sums + row;
             let own = Sums(load_scratch(at), load_scratch(at + params.plane));
@@ -34,7 +35,7 @@ fn main(
         }
     }
     s = tree_sums(s, lane, GROUP);
-    if live && lane % GROUP == 0u {
+    if live && share.leads {
         if of_parameters {
             store_parameter_gradients(result, 1.0, s);
         } else {

@@ -295,10 +295,10 @@ pub(crate) fn trusted(
     // exactly the size that its plan asks for. Within those sizes:
     // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
-    //   loops end at `Range::end` or `Strip::end` and idle lanes return; a channel's shift is read
-    //   where its steps 0, step_count/2 and step_count − 1 begin; blocks are touched below
-    //   row_loads·step_count (+ tail); of a tensor in windows, the same
-    //   holds of a window, which begins at `base` in what is bound;
+    //   loops end at `Range::end` or `Strip::end` and idle lanes do nothing; a channel's shift is read
+    //   where its first step begins, and `middle` and `last` further, where another two do; blocks are
+    //   touched below row_loads·step_count (+ tail); of a tensor in windows, the same holds of a window,
+    //   which begins at `base` in what is bound;
     // - vectors are taken in pairs only where rows (columns: rows and the tail) are whole pairs and
     //   the window begins with one (`Builder::pair_of`), so that the second of a pair is the tensor's
     //   where the first is;
@@ -315,13 +315,14 @@ pub(crate) fn trusted(
     //   row / per_group is below group_count, and parameters below parameter_count;
     // - the scratch is indexed below 2·plane (a strip's two partials below chunk_count·width, as width is
     //   twice the strips; `place_of` counts no columns of strips past a run's end, and what counts none
-    //   is not read), and below sums + sums_plane + channel_count in backward operations, which reserve
+    //   is not read; what is joined lies below row_loads·WIDTH in workgroup memory, which has room for
+    //   LANES·COLUMNS, as `Builder::joins` asks, and goes to a chunk's `width`), and below sums + sums_plane + channel_count in backward operations, which reserve
     //   it; weighted statistics leave chunk_count·4·width; what windows leave is indexed below
     //   partials + 2·plane (sums) and partials + chunk_count·4·width (parts); in group normalization, by
     //   2·group_count more, of which `merge_rows` writes each, and the sums of rows before it are below
     //   sums + 2·plane of its own.
-    // Every loop advances by a constant ≥ 1 towards a bound, so it ends. Divisors are LANES, GROUP,
-    // row_loads, chunk_count, parts, per_chunk, per_run, run, strip, channel_count and, where GROUPED,
+    // Every loop advances by a constant ≥ 1 towards a bound, or halves a number above 1 until it is 1, so
+    // it ends. Divisors are LANES, GROUP, LANES / GROUP, width, row_loads, chunk_count, parts, per_chunk, per_run, run, strip, channel_count and, where GROUPED,
     // per_group and parameter_count, which are ≥ 1 wherever a workgroup has work (an empty batch merges
     // no partials and divides by none of them).
     unsafe {

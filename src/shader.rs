@@ -81,7 +81,11 @@ const ROWS_REDUCE: &str = wgsl!("lib/rows_reduce");
 const ROWS_GRADIENT: &str = wgsl!("lib/rows_gradient");
 const COLUMNS: &str = wgsl!("lib/columns");
 const COLUMNS_WALK: &str = wgsl!("lib/columns_walk");
-const COLUMNS_PARTIALS: &str = wgsl!("lib/columns_partials");
+const COLUMNS_JOIN: &str = wgsl!("lib/columns_join");
+const WALK_MOMENTS: &str = wgsl!("lib/walk_moments");
+const WALK_SUMS: &str = wgsl!("lib/walk_sums");
+const JOIN_MOMENTS: &str = wgsl!("lib/join_moments");
+const JOIN_SUMS: &str = wgsl!("lib/join_sums");
 const COLUMNS_STATISTICS: &str = wgsl!("lib/columns_statistics");
 const COLUMNS_NORMALIZE: &str = wgsl!("lib/columns_normalize");
 const COLUMNS_REDUCE: &str = wgsl!("lib/columns_reduce");
@@ -179,7 +183,7 @@ fn row(kernel: Kernel) -> Row {
         ),
         Kernel::ColumnsStatistics => row(
             wgsl!("columns_statistics"),
-            &[CENTER, MOMENTS, COLUMNS, COLUMNS_WALK, COLUMNS_STATISTICS],
+            &[CENTER, MOMENTS, COLUMNS, COLUMNS_WALK, WALK_MOMENTS, COLUMNS_STATISTICS],
             STATISTICS,
         ),
         Kernel::RowsWeightedStatistics => row(
@@ -241,7 +245,7 @@ fn row(kernel: Kernel) -> Row {
         }
         Kernel::ColumnsReduce => row(
             wgsl!("columns_reduce"),
-            &[CENTER, COLUMNS, COLUMNS_WALK, COLUMNS_PARTIALS, COLUMNS_REDUCE],
+            &[CENTER, COLUMNS, COLUMNS_WALK, WALK_SUMS, COLUMNS_REDUCE],
             REDUCE,
         ),
         Kernel::FinalizeGradients => row(
@@ -282,12 +286,12 @@ fn row(kernel: Kernel) -> Row {
         ),
         Kernel::ColumnsBackward => row(
             wgsl!("columns_backward"),
-            &[CENTER, SLOPE, COLUMNS, COLUMNS_PARTIALS, COLUMNS_REDUCE, COLUMNS_GRADIENT],
+            &[CENTER, SLOPE, COLUMNS, COLUMNS_REDUCE, COLUMNS_GRADIENT],
             BACKWARD,
         ),
         Kernel::RowsFrozen => row(wgsl!("rows_frozen"), &[CENTER, SLOPE, TREE_SUMS, ROWS], FROZEN),
         Kernel::ColumnsFrozen => {
-            row(wgsl!("columns_frozen"), &[CENTER, COLUMNS, COLUMNS_WALK, COLUMNS_PARTIALS], FROZEN)
+            row(wgsl!("columns_frozen"), &[CENTER, COLUMNS, COLUMNS_WALK, WALK_SUMS], FROZEN)
         }
     }
 }
@@ -618,7 +622,7 @@ pub fn source(variant: &Variant) -> String {
         let _ = writeln!(text, "fn load_{slot}(i: u32) -> {value} {{ return {read}; }}");
         let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
     }
-    if row.parts.contains(&COLUMNS_WALK) {
+    if row.parts.contains(&COLUMNS_WALK) && !variant.joined {
         let tensors = bindings.iter().filter(|binding| binding.slot.is_tensor());
         let words = tensors.map(|binding| {
             let stored = Stored::of(binding, variant);
@@ -635,8 +639,13 @@ pub fn source(variant: &Variant) -> String {
     if is_of_columns(variant.kernel) {
         text.push_str(if variant.vector == 4 { WEIGHTS_4 } else { WEIGHTS_1 });
     }
-    let part =
-        |part| if variant.words && part == ROWS_NORMALIZE { ROWS_NORMALIZE_WORDS } else { part };
+    let part = |part| match part {
+        ROWS_NORMALIZE if variant.words => ROWS_NORMALIZE_WORDS,
+        COLUMNS_WALK if variant.joined => COLUMNS_JOIN,
+        WALK_MOMENTS if variant.joined => JOIN_MOMENTS,
+        WALK_SUMS if variant.joined => JOIN_SUMS,
+        _ => part,
+    };
     text.extend(row.parts.iter().copied().map(part));
     text.push_str(row.source);
     text

@@ -43,6 +43,9 @@ pub struct Tuning {
     /// Channels-last, a workgroup goes through neighbouring columns in blocks of this many bytes, and
     /// touches each cache line of a block first; 0: it has one tile of columns, and none is touched.
     pub column_block: u32,
+    /// Columns: a workgroup that has several rows side by side joins what they leave, so that there is
+    /// less to merge. Not where columns are gone through in blocks.
+    pub join_rows: bool,
     /// See `fused_loads`.
     pub fused_workgroups: u32,
     /// One dispatch, however few workgroups, when a channel takes at most this many loads per
@@ -95,6 +98,7 @@ impl Tuning {
                 // as fast. Where a tile is the whole row, memory is gone through in order anyway, and the
                 // touches cost a third: 8x64x112x112 8.3 5.0 12.8 → 6.2 3.6 8.9 ms.
                 column_block: 1 << 17,
+                join_rows: false,
                 fused_workgroups: 4,
                 // One workgroup alone, one dispatch against three, forward and backward, ms: 512x64 0.07
                 // 0.09, 0.14 0.18. 128x64x7x7 (784 loads) 1.16 1.69, 1.08 1.16.
@@ -134,11 +138,14 @@ impl Tuning {
                 min_column_loads: 16,
                 // One round of loads in flight.
                 min_apply_loads: 4,
-                merge_loads: 2,
+                // So that four neighbouring channels' partials are loaded at once where they are 384.
+                merge_loads: 8,
                 // The second read is of what a workgroup has just read, of which caches hold most.
                 fused_loads: 32,
                 fused_column_loads: 16,
                 column_block: 0,
+                // 32x64x56x56 channels last: 384 partials of a channel to merge, and not 6,144.
+                join_rows: true,
                 fused_workgroups: 64,
                 tiny_loads: 8,
                 min_row: 32,

@@ -310,6 +310,7 @@ fn refusals_are_typed() {
         fused_loads: 0,
         fused_column_loads: 0,
         column_block: 0,
+        join_rows: true,
         fused_workgroups: 0,
         tiny_loads: 0,
         min_row: 0,

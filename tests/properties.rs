@@ -414,6 +414,7 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
         fused_loads: fused,
         fused_column_loads: fused,
         column_block: block,
+        join_rows: true,
         fused_workgroups: workgroups,
         tiny_loads: tiny,
         min_row: row,

@@ -86,6 +86,8 @@ fn params_twins_agree() {
         workgroup_count,
         channel_count,
         inner,
+        middle,
+        last,
         step_count,
         chunk,
         chunk_count,

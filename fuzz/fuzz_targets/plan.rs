@@ -225,6 +225,7 @@ fuzz_target!(|bytes: &[u8]| {
             fused_loads: fused,
             fused_column_loads: fused_columns,
             column_block: block,
+            join_rows: flag(8),
             fused_workgroups: groups,
             tiny_loads: tiny,
             min_row: row,

@@ -4,8 +4,8 @@ fn shifts_of(strip: Strip) -> Both {
     var k = both(V(0.0));
     if NEIGHBOURS {
         let first = params.base + channel_of(strip, 0u) / WIDTH;
-        let middle = first + params.step_count / 2u * params.row_loads;
-        let last = first + (params.step_count - 1u) * params.row_loads;
+        let middle = first + params.middle / WIDTH;
+        let last = first + params.last / WIDTH;
         for (var i = 0u; i < COLUMNS; i = i + 1u) {
             let next = i / WIDTH;
             let a = component(load_x(first + next), i % WIDTH);

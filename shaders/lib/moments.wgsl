@@ -92,8 +92,8 @@ fn collapse(a: Accumulator) -> Moments {
 fn shift_of(channel: u32) -> f32 {
     let first = channel * params.inner;
     let a = value_at(first);
-    let b = value_at(first + step_offset(params.step_count / 2u));
-    let c = value_at(first + step_offset(params.step_count - 1u));
+    let b = value_at(first + params.middle);
+    let c = value_at(first + params.last);
     return shift_from(a, b, c);
 }
 
@@ -113,13 +113,4 @@ fn median(a: f32, b: f32, c: f32) -> f32 {
 
 fn value_at(e: u32) -> f32 {
     return component(load_x(params.base + e / WIDTH), e % WIDTH);
-}
-
-// Elements from a channel's first element to where its step begins. For columns, which have no
-// row_stride, a step is a row of all columns.
-fn step_offset(step: u32) -> u32 {
-    if params.row_stride == 0u {
-        return step * params.row_loads * WIDTH;
-    }
-    return (step / params.row_loads * params.row_stride + step % params.row_loads) * WIDTH;
 }

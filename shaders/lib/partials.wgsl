@@ -38,6 +38,21 @@ fn partial_of(channel: u32, t: u32) -> Partial {
     return Partial(index, place.columns, Count(count * params.weight));
 }
 
+// Who merges: GROUP lanes share a result. Neighbouring lanes have neighbouring results, whose partials
+// lie together, and the lanes of one result lie as tree_moments and tree_sums take them.
+struct Share {
+    result: u32,
+    // The lane's first partial; the others follow GROUP apart.
+    first: u32,
+    // Whether it is the lane that gets the result.
+    leads: bool,
+}
+
+fn share_of(index: u32, lane: u32) -> Share {
+    let results = LANES / GROUP;
+    return Share(index * results + lane % results, lane / results, lane < results);
+}
+
 fn partial_count() -> u32 {
     return params.chunk_count * params.per_chunk;
 }

@@ -1,16 +1,16 @@
 
-// Adds the sums of neighbouring lanes in a fixed tree, as in tree_moments.wgsl.
+// Adds the sums of `size` lanes in a fixed tree, as in tree_moments.wgsl.
 
 var<workgroup> tree_dy: array<f32, LANES>;
 var<workgroup> tree_dyx: array<f32, LANES>;
 
 fn tree_sums(own: Sums, lane: u32, size: u32) -> Sums {
     var s = own;
-    for (var distance = 1u; distance < size; distance = distance * 2u) {
+    for (var distance = LANES / size; distance < LANES; distance = distance * 2u) {
         tree_dy[lane] = s.dy;
         tree_dyx[lane] = s.dyx;
         workgroupBarrier();
-        if lane % (distance * 2u) == 0u {
+        if lane % (distance * 2u) < LANES / size {
             let other = lane + distance;
             s = Sums(s.dy + tree_dy[other], s.dyx + tree_dyx[other]);
         }

@@ -5,6 +5,8 @@ struct Params {
     workgroup_count: u32,
     channel_count: u32,
     inner: u32,
+    middle: u32,
+    last: u32,
     step_count: u32,
     chunk: u32,
     chunk_count: u32,

@@ -21,6 +21,9 @@ const MASK_WORD: u64 = 128;
 /// Bytes that a processor loads at once.
 const CACHE_LINE: u64 = 64;
 
+/// Columns whose partials a workgroup joins: three numbers of each fit 16 KiB.
+const MAX_JOINED: u64 = 1_024;
+
 /// A channel's columns that lie together have no more partials than this in a chunk, or strips of four.
 const MAX_RUN_PARTIALS: u64 = 512;
 
@@ -81,6 +84,8 @@ pub struct Builder<'a> {
     neighbours: bool,
     /// Columns of a strip are of one channel, or of it and the next.
     runs: bool,
+    /// Rows side by side whose partials a workgroup joins; 1: none.
+    joined: u64,
     params: Params,
     /// Floats in one plane of partials.
     plane: u64,
@@ -134,6 +139,7 @@ impl<'a> Builder<'a> {
             fused: false,
             neighbours: false,
             runs: false,
+            joined: 1,
             params: Params::default(),
             plane: 0,
             window: windows[0],
@@ -254,7 +260,7 @@ impl<'a> Builder<'a> {
     fn lay_out(&mut self, may_fuse: bool) {
         let (t, g) = (self.tuning, self.window.geometry);
         let lanes = u64::from(t.workgroup_size);
-        let (steps, tail, width);
+        let (steps, tail, mut width);
         // A row's weights are loaded as it is.
         let begin = if self.config.weights { self.window.position(&self.geometry) } else { 0 };
         let vector = if self.fits_vectors(gcd(g.inner(), begin)) { 4 } else { 1 };
@@ -293,7 +299,7 @@ impl<'a> Builder<'a> {
             (self.params.run, self.params.per_run, self.params.per_chunk) = (1, 1, 1);
             self.params.strip = 1;
             self.params.weight = self.vector;
-            (self.neighbours, self.runs) = (false, false);
+            (self.neighbours, self.runs, self.joined) = (false, false, 1);
             self.params.line = 0;
         } else {
             self.walk = Walk::Columns;
@@ -309,20 +315,30 @@ impl<'a> Builder<'a> {
             steps = g.outer() / columns.period;
             tail = g.outer() % columns.period * g.channels() * g.inner();
             self.params.row_loads = (side_by_side / u64::from(self.vector)) as u32;
-            // Which tells columns from rows.
-            self.params.row_stride = 0;
             self.neighbours = g.inner() == 1
                 && g.channels().is_multiple_of(self.strip())
                 && u64::from(self.params.channel_count).is_multiple_of(self.strip())
                 && self.window.first_channel.is_multiple_of(4);
+            self.joined = if self.joins(side_by_side) { columns.period } else { 1 };
             width = if self.runs { side_by_side / self.strip() * 2 } else { side_by_side };
+            width /= self.joined;
             self.params.strip = if self.runs { self.strip() as u32 } else { 1 };
             self.params.run = g.inner() as u32;
             self.params.per_run = columns.per_run as u32;
-            self.params.per_chunk = (columns.per_run * columns.period) as u32;
+            self.params.per_chunk = (columns.per_run * columns.period / self.joined) as u32;
             self.params.weight = 1;
         }
         self.params.inner = g.inner() as u32;
+        let vector = u64::from(self.vector);
+        let first_of = |step: u64| match self.walk {
+            Walk::Rows => {
+                let (row, place) = (step / row_loads, step % row_loads);
+                (row * g.channels() * row_loads + place) * vector
+            }
+            Walk::Columns => step * u64::from(self.params.row_loads) * vector,
+        };
+        let (middle, last) = (first_of(steps / 2), first_of(steps - 1));
+        (self.params.middle, self.params.last) = (middle as u32, last as u32);
         self.params.step_count = steps as u32;
         self.params.width = width as u32;
         self.params.tail = tail as u32;
@@ -374,6 +390,27 @@ impl<'a> Builder<'a> {
             && length.is_multiple_of(8)
             && self.window.first.is_multiple_of(8);
         1 + u32::from(pairs)
+    }
+
+    /// Whether a workgroup has so many columns all to itself, visits them once and joins their rows.
+    fn joins(&self, side_by_side: u64) -> bool {
+        let columns = self.strip() * u64::from(self.tuning.workgroup_size);
+        let fit = side_by_side <= columns && columns <= MAX_JOINED;
+        self.tuning.join_rows
+            && self.tuning.column_block == 0
+            && fit
+            && !self.runs
+            && !self.fused
+            && !self.config.weights
+    }
+
+    /// What tells the values of joined partials: rows, one by one.
+    fn row_by_row(&self) -> Params {
+        let (rows, p) = (self.window.geometry.outer(), self.params);
+        match self.joined {
+            1 => p,
+            by => Params { step_count: rows as u32, chunk: p.chunk * by as u32, tail: 0, ..p },
+        }
     }
 
     /// Elements that a lane has side by side.
@@ -514,7 +551,11 @@ impl<'a> Builder<'a> {
             | Kernel::MergeRows => self.group_size(),
             _ => 1,
         };
-        let params = Params { workgroup_count: workgroup_count as u32, ..self.params };
+        let params = match kernel {
+            Kernel::FinalizeStatistics => self.row_by_row(),
+            _ => self.params,
+        };
+        let params = Params { workgroup_count: workgroup_count as u32, ..params };
         let wide = self.wide && self.vector == 4 && slots.iter().any(|slot| slot.is_tensor());
         let paired = self.pair == 2 && kernel.walks_pairs();
         // As even a fold as possible, so that few workgroups of the last row are idle.
@@ -553,6 +594,7 @@ impl<'a> Builder<'a> {
             weighted: self.weighted && kernel.knows_weights(),
             neighbours: self.neighbours && kernel.walks_columns(),
             runs: self.runs && kernel.walks_columns(),
+            joined: self.joined > 1 && kernel.leaves_columns() && slots.contains(Slot::Scratch),
             wide,
             paired,
             words: self.has_words()
@@ -991,8 +1033,6 @@ impl<'a> Builder<'a> {
     /// Lays out another view of the same memory, which is in one piece.
     fn look_at(&mut self, view: Geometry) {
         self.params.channel_count = view.channels() as u32;
-        // Columns have none.
-        self.params.row_stride = 0;
         self.open(Window { geometry: view.coalesced(), ..self.window }, false);
     }
 

@@ -69,6 +69,10 @@ pub struct Params {
     pub channel_count: u32,
     /// Elements of one channel that lie together; channel `c` starts at `c·inner`.
     pub inner: u32,
+    /// Elements from a channel's first one to one in its middle…
+    pub middle: u32,
+    /// …and to a late one.
+    pub last: u32,
     /// Steps along the reduced axis that every column has.
     pub step_count: u32,
     /// Steps in a chunk.
@@ -252,6 +256,8 @@ pub struct Variant {
     pub runs: bool,
     /// Tensors lie as words of 64 bits.
     pub wide: bool,
+    /// Columns: a workgroup leaves the same partials for rows that lie side by side.
+    pub joined: bool,
     /// Rows: an invocation has two neighbouring vectors at a time.
     pub paired: bool,
     /// Rows: an invocation has all values of a word of the mask.
@@ -317,7 +323,10 @@ impl Stage {
             | Kernel::ColumnsReduce
             | Kernel::ColumnsGradient
             | Kernel::ColumnsFrozen => {
-                self.blocks() * p.block_iterations(lanes, strip, columns_sweep)
+                let walk = self.blocks() * p.block_iterations(lanes, strip, columns_sweep);
+                // Halving all columns of the lanes, and what is left once more.
+                let halvings = u64::from((lanes * strip[1]).ilog2()) + 2;
+                walk + u64::from(self.variant.joined) * halvings * (1 + strip[1])
             }
             Kernel::ColumnsForward | Kernel::ColumnsBackward => 2 * columns,
         }
@@ -366,6 +375,11 @@ impl Kernel {
                 | Self::ColumnsBackward
                 | Self::ColumnsFrozen
         )
+    }
+
+    /// Whether it leaves partials of columns, which a workgroup can join.
+    pub(super) fn leaves_columns(self) -> bool {
+        matches!(self, Self::ColumnsStatistics | Self::ColumnsReduce | Self::ColumnsFrozen)
     }
 
     /// The kernel's name: its file in `shaders/` and the last part of its label.

@@ -191,6 +191,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         fused_column_loads: 0,
         // Three tiles of eight vectors, four rows.
         column_block: 1_536,
+        join_rows: true,
         fused_workgroups: 1,
         tiny_loads: 0,
         min_row: 4,

@@ -1,6 +1,7 @@
 
-// Adds to what the blocks before have left of a strip's channels.
-fn add_sums(strip: Strip, s: ColumnSums) {
+// Adds the sums of a strip's rows to what the blocks before have left of its channels.
+fn visit(strip: Strip) {
+    let s = strip_sums(strip);
     let at = partials_at(strip);
     for (var i = 0u; i < channels_of(); i = i + 1u) {
         var before = vec2<f32>(0.0);
