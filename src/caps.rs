@@ -32,6 +32,12 @@ pub struct Caps {
     pub uniform_alignment: u32,
     /// Whether 64-bit integers are enabled (`Features::SHADER_INT64`).
     pub int64: bool,
+    /// Whether the built-in `unpack2x16float` is known to widen every f16 without an error, those that are
+    /// denormal or not finite too, which WGSL does not promise. `Gpu::with_f16` finds out.
+    pub exact_widen: bool,
+    /// Whether the built-in `pack2x16float` is known to round every f32 to the nearest f16, ties to even.
+    /// `Gpu::with_f16` finds out.
+    pub exact_narrow: bool,
 }
 
 impl Caps {
@@ -63,6 +69,8 @@ impl Caps {
             storage_alignment: limits.min_storage_buffer_offset_alignment,
             uniform_alignment: limits.min_uniform_buffer_offset_alignment,
             int64: false,
+            exact_widen: false,
+            exact_narrow: false,
         }
     }
 }

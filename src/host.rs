@@ -269,8 +269,44 @@ impl Gpu {
     /// compiled before is kept.
     #[must_use]
     pub fn with_options(self, options: KernelOptions) -> Self {
-        let kernels = Kernels::with_options(&self.device, options);
+        let kernels = Kernels::with_caps(&self.device, options, self.caps().clone());
         Self { kernels, ..self }
+    }
+
+    /// Plans and kernels for `caps`, which know more of the device than it says.
+    pub(crate) fn with_caps(self, caps: Caps) -> Self {
+        let kernels = Kernels::with_caps(&self.device, self.kernels.options().clone(), caps);
+        Self { kernels, ..self }
+    }
+
+    /// Asks the device whether its built-in conversions of f16 are exact, with every half and every tie
+    /// between two of them, and has [`Caps::exact_widen`] and [`Caps::exact_narrow`] say so: plans for
+    /// [`caps`](Self::caps) then use them where they are, for the same bits by less arithmetic. Costs the
+    /// compilation of one kernel and a few milliseconds; worth it where tensors are
+    /// [`Element::F16`]. Nothing that was compiled before is kept.
+    ///
+    /// # Errors
+    /// [`HostError::Device`], [`HostError::ReadBack`]: a device that fails, or takes longer than the
+    /// [timeout](Self::with_timeout).
+    pub async fn with_f16(self) -> Result<Self, HostError> {
+        let [exact_widen, exact_narrow] = match self.convert(Element::F16, true, true).await {
+            // A device that answers by the kernels' own conversions does not have the others.
+            Err(HostError::Device { .. }) => {
+                self.convert(Element::F16, false, true).await?;
+                [false; 2]
+            }
+            answer => answer?,
+        };
+        let caps = Caps { exact_widen, exact_narrow, ..self.caps().clone() };
+        Ok(self.with_caps(caps))
+    }
+
+    /// [`with_f16`](Self::with_f16), blocking.
+    ///
+    /// # Errors
+    /// As its async twin.
+    pub fn with_f16_blocking(self) -> Result<Self, HostError> {
+        pollster::block_on(self.with_f16())
     }
 
     /// Gives up waiting for the device after `timeout` (two minutes by default).

@@ -63,7 +63,11 @@ impl Kernels {
 
     /// Kernels for `device` with options.
     pub fn with_options(device: &wgpu::Device, options: KernelOptions) -> Self {
-        let caps = Caps::of(device);
+        Self::with_caps(device, options, Caps::of(device))
+    }
+
+    /// Kernels for `device`, of which more is known than it says.
+    pub(crate) fn with_caps(device: &wgpu::Device, options: KernelOptions, caps: Caps) -> Self {
         let pipelines = Mutex::default();
         #[allow(clippy::arc_with_non_send_sync, reason = "in a browser, nothing of wgpu is Send")]
         Self { shared: Arc::new(Shared { device: device.clone(), caps, options, pipelines }) }
@@ -98,6 +102,11 @@ impl Kernels {
     /// What that device can do.
     pub fn caps(&self) -> &Caps {
         &self.shared.caps
+    }
+
+    /// What they are compiled with.
+    pub(crate) fn options(&self) -> &KernelOptions {
+        &self.shared.options
     }
 
     /// How many pipelines have been compiled.

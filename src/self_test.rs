@@ -334,7 +334,15 @@ impl Gpu {
     async fn ask_all(&self, extent: &Extent) -> Result<SelfTest, HostError> {
         let (behaviour, mut checks) = self.probe().await?;
         for element in [Element::F16, Element::Bf16] {
-            checks.extend(self.convert(element, &behaviour).await?);
+            let [wide, narrow] = self.convert(element, false, behaviour.denormals_kept).await?;
+            let checked =
+                [(narrow, "rounded to the nearest, ties to even"), (wide, "widened exactly")];
+            checks.extend(checked.map(|(holds, what)| Check {
+                operation: "device",
+                name: format!("f32 and {}: {what}", element.name()),
+                error: if holds { 0.0 } else { f64::INFINITY },
+                bound: 0.0,
+            }));
         }
         let nan = behaviour.nan_propagates && behaviour.overflow_is_infinite;
         let everything = extent.everything;
@@ -458,13 +466,15 @@ impl Gpu {
         Ok((behaviour, checks.into()))
     }
 
-    /// Asks `shaders/convert.wgsl` for all halves, and for every tie between two of them and the f32
-    /// next to it.
-    async fn convert(
+    /// Whether the device widens exactly, and rounds to the nearest: by the kernels' own conversions, or by
+    /// the built-in ones. Asks `shaders/convert.wgsl` for all halves, for every tie between two of them and
+    /// the f32 next to it, and for what is larger than any.
+    pub(crate) async fn convert(
         &self,
         element: Element,
-        behaviour: &Behaviour,
-    ) -> Result<[Check; 2], HostError> {
+        built_in: bool,
+        denormals_kept: bool,
+    ) -> Result<[bool; 2], HostError> {
         const HALVES: usize = 1 << 16;
         let wide = |half: usize| widened(element, half as u16);
         let given: Vec<f32> = [0u32, 1, 2]
@@ -481,15 +491,18 @@ impl Gpu {
                 let tie = if wide(half).is_finite() { tie as f32 } else { wide(half) };
                 f32::from_bits((tie.to_bits() + step).wrapping_sub(1))
             })
+            .chain(
+                (16..128).flat_map(|exponent| [1.0, -1.0].map(|sign| sign * 2f32.powi(exponent))),
+            )
             .collect();
         let count = given.len();
         let workgroups = (count as u32).div_ceil(64);
         let answers = self
-            .answer_probe(shader::convert(element), &given, 2 * count as u64, workgroups)
+            .answer_probe(shader::convert(element, built_in), &given, 2 * count as u64, workgroups)
             .await?;
         let word = |i: usize| answers.get(i).copied().unwrap_or(u32::MAX);
         // What is below f32's normal range may be taken for 0.
-        let flushed = |v: f32, zero: bool| v.is_subnormal() && zero && !behaviour.denormals_kept;
+        let flushed = |v: f32, zero: bool| v.is_subnormal() && zero && !denormals_kept;
         let narrow = (0..count).all(|i| {
             let (v, got) = (given[i], word(i));
             let expected = narrowed(element, v);
@@ -502,13 +515,7 @@ impl Gpu {
             let same = v.to_bits() == got.to_bits() || v.is_nan() && got.is_nan();
             same || flushed(v, got == 0.0)
         });
-        let checks = [(narrow, "rounded to the nearest, ties to even"), (wide, "widened exactly")];
-        Ok(checks.map(|(holds, what)| Check {
-            operation: "device",
-            name: format!("f32 and {}: {what}", element.name()),
-            error: if holds { 0.0 } else { f64::INFINITY },
-            bound: 0.0,
-        }))
+        Ok([wide, narrow])
     }
 
     /// Runs one of `self_test`'s own shaders, which gives so many `words`.
@@ -1428,7 +1435,7 @@ mod tests {
             }
         }
         let mut texts = HashSet::from([shader::probe()]);
-        texts.extend([Element::F16, Element::Bf16].map(shader::convert));
+        texts.extend([Element::F16, Element::Bf16].map(|element| shader::convert(element, false)));
         let shapes = SHAPES.iter().chain(&HOSTILE_SHAPES).chain(&FUSED_SHAPES);
         for (shape, axis) in shapes {
             let g = Geometry::new(shape, *axis).unwrap();

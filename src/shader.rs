@@ -51,10 +51,16 @@ macro_rules! wgsl {
 const PARAMS: &str = wgsl!("prelude/params");
 const VECTOR_4: &str = wgsl!("prelude/vector4");
 const VECTOR_1: &str = wgsl!("prelude/vector1");
-const F16: &str = wgsl!("prelude/f16");
+const F16_WIDEN: &str = wgsl!("prelude/f16_widen");
+const F16_NARROW: &str = wgsl!("prelude/f16_narrow");
 const BF16: &str = wgsl!("prelude/bf16");
-const HALVES_4: &str = wgsl!("prelude/halves4");
+const UNPACK_4: &str = wgsl!("prelude/unpack4");
+const PACK_4: &str = wgsl!("prelude/pack4");
 const HALVES_1: &str = wgsl!("prelude/halves1");
+const BUILT_IN_WIDEN: &str = wgsl!("prelude/built_in_widen");
+const BUILT_IN_NARROW: &str = wgsl!("prelude/built_in_narrow");
+const BUILT_IN_UNPACK_4: &str = wgsl!("prelude/built_in_unpack4");
+const BUILT_IN_PACK_4: &str = wgsl!("prelude/built_in_pack4");
 const WEIGHTS_4: &str = wgsl!("prelude/weights4");
 const WEIGHTS_1: &str = wgsl!("prelude/weights1");
 const WIDE: &str = wgsl!("prelude/wide");
@@ -560,20 +566,40 @@ fn count_type(variant: &Variant) -> &'static str {
     if whole { "u32" } else { "f32" }
 }
 
+/// Between halves as they lie in memory and f32.
+fn conversions(variant: &Variant) -> Vec<&'static str> {
+    let f16 = variant.element == Element::F16;
+    match (variant.vector, f16) {
+        (4, true) => {
+            let unpack: &[_] = match variant.built_in_widen {
+                true => &[BUILT_IN_UNPACK_4],
+                false => &[F16_WIDEN, UNPACK_4],
+            };
+            let pack: &[_] = match variant.built_in_narrow {
+                true => &[BUILT_IN_PACK_4],
+                false => &[F16_NARROW, PACK_4],
+            };
+            [unpack, pack].concat()
+        }
+        (4, false) => vec![BF16, UNPACK_4, PACK_4],
+        (_, true) => vec![
+            if variant.built_in_widen { BUILT_IN_WIDEN } else { F16_WIDEN },
+            if variant.built_in_narrow { BUILT_IN_NARROW } else { F16_NARROW },
+            HALVES_1,
+        ],
+        (_, false) => vec![BF16, HALVES_1],
+    }
+}
+
 /// The complete WGSL of a variant. Its overrides are [`constants`].
 pub fn source(variant: &Variant) -> String {
     let row = row(variant.kernel);
-    let (width, halves) = match variant.vector {
-        4 => (VECTOR_4, HALVES_4),
-        _ => (VECTOR_1, HALVES_1),
-    };
+    let width = if variant.vector == 4 { VECTOR_4 } else { VECTOR_1 };
     let mut text = [PARAMS, width, FOUR].concat();
     let _ = writeln!(text, "const PAIR: u32 = {}u;", 1 + u32::from(variant.paired));
     match variant.element {
-        Element::F32 if variant.wide => text.push_str(WIDE),
-        Element::F32 => {}
-        Element::F16 => text.extend([F16, halves]),
-        Element::Bf16 => text.extend([BF16, halves]),
+        Element::F32 => text.push_str(if variant.wide { WIDE } else { "" }),
+        _ => text.extend(conversions(variant)),
     }
     if variant.wide && variant.element != Element::F32 {
         text.push_str(WIDE_HALVES);
@@ -665,11 +691,16 @@ pub(crate) fn copy(wide: bool) -> String {
     [&format!("alias Vector = {vector};\n"), wgsl!("copy")].concat()
 }
 
-/// The WGSL that `self_test` asks about halves: with the kernels' own conversions.
+/// The WGSL that `self_test` asks about halves: with the kernels' own conversions, or, of f16, with the
+/// built-in ones.
 #[cfg(feature = "host")]
-pub(crate) fn convert(element: Element) -> String {
-    let conversions = if element == Element::F16 { F16 } else { BF16 };
-    [PARAMS, VECTOR_1, conversions, wgsl!("convert")].concat()
+pub(crate) fn convert(element: Element, built_in: bool) -> String {
+    let [widen, narrow] = match element {
+        Element::F16 if built_in => [BUILT_IN_WIDEN, BUILT_IN_NARROW],
+        Element::F16 => [F16_WIDEN, F16_NARROW],
+        _ => [BF16, ""],
+    };
+    [PARAMS, VECTOR_1, widen, narrow, wgsl!("convert")].concat()
 }
 
 /// The overrides of a variant, by name.

@@ -3,13 +3,13 @@
 
 use half::{bf16, f16};
 use wgpu_batchnorm::{
-    Caps, ChannelAxis, Config, Element, Geometry, Gpu, Plan, SingleValue, Slot, Train, Variant,
-    shader, wgpu,
+    Caps, ChannelAxis, Class, Config, Element, Geometry, Gpu, Plan, SingleValue, Slot, Train,
+    Tuning, Variant, shader, wgpu,
 };
 
-use crate::common::data::Random;
+use crate::common::data::{Case, Data, Random, small_tunings};
 use crate::common::gpu;
-use crate::common::runner::{read, upload};
+use crate::common::runner::{read, train, upload};
 
 const ELEMENTS: [Element; 2] = [Element::F16, Element::Bf16];
 
@@ -77,10 +77,20 @@ fn largest(element: Element) -> u16 {
 }
 
 /// How a device can load and store halves: vectors of four, by 64 bits too, and two of these at once; and
-/// one at a time.
-fn accesses(gpu: &Gpu) -> Vec<(u32, bool, bool)> {
+/// one at a time. Then the same by the built-in conversions that it says are exact.
+fn accesses(gpu: &Gpu, element: Element) -> Vec<Variant> {
     let all = [(4, false, false), (1, false, false), (4, true, false), (4, true, true)];
-    all.into_iter().filter(|(_, wide, _)| gpu.caps().int64 || !wide).collect()
+    let all = all.into_iter().filter(|(_, wide, _)| gpu.caps().int64 || !wide);
+    let own: Vec<Variant> = all.map(|access| variant(element, access)).collect();
+    let gpu = gpu.clone().with_f16_blocking().unwrap();
+    let Caps { exact_widen, exact_narrow, .. } = *gpu.caps();
+    println!("built-in conversions: widen exactly {exact_widen}, round {exact_narrow}");
+    let built_in = own.iter().filter(|_| element == Element::F16).map(|variant| Variant {
+        built_in_widen: exact_widen,
+        built_in_narrow: exact_narrow,
+        ..*variant
+    });
+    own.iter().copied().chain(built_in).collect()
 }
 
 /// A kernel that loads x and stores y so.
@@ -176,8 +186,8 @@ fn every_half_is_widened_and_narrowed_back() {
     let halves: Vec<u16> = (0..=u16::MAX).collect();
     for element in ELEMENTS {
         let values: Vec<f32> = halves.iter().map(|half| widened(element, *half)).collect();
-        for access in accesses(gpu) {
-            let (wide, back) = convert(gpu, &variant(element, access), &halves, &values);
+        for access in accesses(gpu, element) {
+            let (wide, back) = convert(gpu, &access, &halves, &values);
             for (half, (wide, back)) in halves.iter().zip(wide.iter().zip(back)) {
                 let value = widened(element, *half);
                 assert!(good_f32(*wide, value), "{element:?} {half:#x}: {wide:e}, not {value:e}");
@@ -226,8 +236,8 @@ fn every_tie_and_a_million_values_are_narrowed_to_the_nearest() {
     for element in ELEMENTS {
         let values = values(element);
         let halves = vec![0; values.len()];
-        for access in accesses(gpu) {
-            let (_, narrow) = convert(gpu, &variant(element, access), &halves, &values);
+        for access in accesses(gpu, element) {
+            let (_, narrow) = convert(gpu, &access, &halves, &values);
             for (value, half) in values.iter().zip(narrow) {
                 let (bits, expected) = (value.to_bits(), narrowed(element, *value));
                 assert!(
@@ -237,6 +247,42 @@ fn every_tie_and_a_million_values_are_narrowed_to_the_nearest() {
             }
         }
         println!("{element:?}: {} values", values.len());
+    }
+}
+
+/// A device that has been asked plans with what it has, on every path.
+#[test]
+fn built_in_conversions_change_no_bit() {
+    let Some(gpu) = gpu() else { return };
+    let asked = gpu.clone().with_f16_blocking().unwrap();
+    let Caps { exact_widen, exact_narrow, .. } = *asked.caps();
+    let built_in = |class, element| {
+        let caps = Caps { class, ..asked.caps().clone() };
+        let geometry = Geometry::new(&[8, 8], ChannelAxis::Last).unwrap();
+        Tuning::choose(&caps, &geometry, element)
+    };
+    for class in [Class::Software, Class::Hardware] {
+        let chosen = built_in(class, Element::F16);
+        let narrows = exact_narrow && class == Class::Hardware;
+        assert_eq!((chosen.built_in_widen, chosen.built_in_narrow), (exact_widen, narrows));
+        for (shape, axis) in [
+            (&[6usize, 5, 4, 8][..], ChannelAxis::First),
+            (&[6, 4, 3, 16], ChannelAxis::Last),
+            (&[5, 3, 7], ChannelAxis::First),
+            (&[33, 7], ChannelAxis::Last),
+        ] {
+            let config = Config { element: Element::F16, residual: true, ..Config::pytorch() };
+            for tuning in small_tunings().into_iter().chain([chosen.clone()]) {
+                let own =
+                    Tuning { built_in_widen: false, built_in_narrow: false, ..tuning.clone() };
+                let built_in =
+                    Tuning { built_in_widen: exact_widen, built_in_narrow: exact_narrow, ..tuning };
+                let case = Case::new(shape, axis, config.clone());
+                let data = Data::random(case.geometry(), 11, 0.5, 2.0).rounded(Element::F16);
+                let bits = |tuning| train(&asked, &case.clone().tuned(&tuning), &data).bits();
+                assert_eq!(bits(own), bits(built_in), "{case} {class:?}");
+            }
+        }
     }
 }
 

@@ -420,6 +420,8 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
         min_row: row,
         many_rows: 16,
         min_odd_rows: 4,
+        built_in_widen: false,
+        built_in_narrow: false,
         wide_loads: true,
         mask_words: true,
     }

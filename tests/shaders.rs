@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::mem::{offset_of, size_of};
 
 use naga::front::wgsl;
-use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::valid::{ValidationFlags, Validator};
 use wgpu_batchnorm::{Epilogue, Params, Variant, shader};
 
 use crate::common::variants;
@@ -22,11 +22,7 @@ fn bindings_are_what_naga_finds() {
         let source = shader::source(variant);
         let module = wgsl::parse_str(&source)
             .unwrap_or_else(|error| panic!("{variant:?}: {}", error.emit_to_string(&source)));
-        let capabilities = match variant.wide {
-            true => Capabilities::SHADER_INT64,
-            false => Capabilities::default(),
-        };
-        let info = Validator::new(ValidationFlags::all(), capabilities)
+        let info = Validator::new(ValidationFlags::all(), variants::capabilities(variant))
             .validate(&module)
             .unwrap_or_else(|error| panic!("{variant:?}: {}", error.emit_to_string(&source)));
         let entry = module.entry_points.iter().position(|e| e.name == shader::ENTRY_POINT).unwrap();

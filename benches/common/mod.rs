@@ -140,7 +140,7 @@ impl Kind {
 /// The device, or the reason why there is none. Without one a benchmark says SKIP, or fails under
 /// `BATCHNORM_REQUIRE_GPU=1`.
 pub fn gpu() -> Option<Gpu> {
-    match Gpu::new_blocking() {
+    match Gpu::new_blocking().and_then(Gpu::with_f16_blocking) {
         Ok(gpu) => Some(gpu),
         Err(error) => {
             let required = std::env::var("BATCHNORM_REQUIRE_GPU").is_ok_and(|value| value == "1");

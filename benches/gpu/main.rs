@@ -112,7 +112,7 @@ fn with_timestamps(gpu: Gpu) -> Gpu {
         ..Default::default()
     };
     match pollster::block_on(adapter.request_device(&descriptor)) {
-        Ok((device, queue)) => Gpu::from_device(device, queue),
+        Ok((device, queue)) => Gpu::from_device(device, queue).with_f16_blocking().unwrap_or(gpu),
         Err(_) => gpu,
     }
 }

@@ -556,21 +556,23 @@ impl<'a> Builder<'a> {
             _ => self.params,
         };
         let params = Params { workgroup_count: workgroup_count as u32, ..params };
-        let wide = self.wide && self.vector == 4 && slots.iter().any(|slot| slot.is_tensor());
+        let has_tensor = slots.iter().any(|slot| slot.is_tensor());
+        let wide = self.wide && self.vector == 4 && has_tensor;
         let paired = self.pair == 2 && kernel.walks_pairs();
         // As even a fold as possible, so that few workgroups of the last row are idle.
         let rows = workgroup_count.div_ceil(u64::from(self.max_per_dimension)).max(1);
         let grid = [workgroup_count.div_ceil(rows) as u32, rows as u32, 1];
         let updates = slots.contains(Slot::RunningMean) && slots.contains(Slot::Saved);
+        let element = if has_tensor { config.element } else { Element::F32 };
+        let f16 = element == Element::F16;
         let variant = Variant {
             kernel,
             slots,
             memory: config.memory,
             activation: self.epilogue(kernel, slots),
-            element: match slots.iter().any(|slot| slot.is_tensor()) {
-                true => config.element,
-                false => Element::F32,
-            },
+            element,
+            built_in_widen: f16 && self.tuning.built_in_widen,
+            built_in_narrow: f16 && self.tuning.built_in_narrow,
             vector: self.vector,
             workgroup_size: self.tuning.workgroup_size,
             group_size,
@@ -601,7 +603,7 @@ impl<'a> Builder<'a> {
                 && slots.contains(Slot::Mask)
                 && matches!(kernel, Kernel::RowsNormalize | Kernel::RowsForward),
         };
-        let window = match self.is_whole() || !slots.iter().any(|slot| slot.is_tensor()) {
+        let window = match self.is_whole() || !has_tensor {
             true => None,
             false => {
                 let Window { first, geometry, .. } = self.window;

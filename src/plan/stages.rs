@@ -232,6 +232,10 @@ pub struct Variant {
     pub activation: Epilogue,
     /// Element of the tensors; `F32` also where the dispatch touches none.
     pub element: Element,
+    /// f16: widened by the built-in conversion…
+    pub built_in_widen: bool,
+    /// …and rounded by it.
+    pub built_in_narrow: bool,
     /// Elements per vector load: 4 or 1.
     pub vector: u32,
     /// Invocations per workgroup.

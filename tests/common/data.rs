@@ -197,6 +197,8 @@ pub fn small_tunings() -> [Tuning; 3] {
         min_row: 4,
         many_rows: u32::MAX,
         min_odd_rows: 4,
+        built_in_widen: false,
+        built_in_narrow: false,
         wide_loads: true,
         mask_words: true,
     };

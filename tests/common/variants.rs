@@ -4,6 +4,8 @@
 
 use std::collections::HashSet;
 
+use naga::valid::Capabilities;
+
 use wgpu_batchnorm::{
     Activation, Affine, Backward, Caps, ChannelAxis, Class, Config, Element, Finalize,
     FrozenBackward, Geometry, Gradient, Gradients, GroupNorm, GroupNormBackward, Infer, Mask,
@@ -73,6 +75,12 @@ pub fn all() -> Vec<Variant> {
                     all.add::<FrozenBackward>(geometry, &config, class);
                 }
                 for config in half_configs() {
+                    let built_in = class == Class::Hardware && config.element == Element::F16;
+                    if built_in {
+                        all.add_built_in::<Train>(geometry, &config);
+                        all.add_built_in::<Backward>(geometry, &config);
+                        all.add_built_in::<FrozenBackward>(geometry, &config);
+                    }
                     all.add::<Train>(geometry, &config, class);
                     all.add::<Infer>(geometry, &config, class);
                     all.add::<Backward>(geometry, &config, class);
@@ -99,6 +107,15 @@ pub fn loads_tensors(variant: &Variant) -> bool {
     variant.vector == 4 && variant.slots.iter().any(|slot| slot.is_tensor())
 }
 
+/// What naga has to allow.
+pub fn capabilities(variant: &Variant) -> Capabilities {
+    let int64 = if variant.wide { Capabilities::SHADER_INT64 } else { Capabilities::empty() };
+    match variant.built_in_widen || variant.built_in_narrow {
+        true => int64 | Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+        false => int64,
+    }
+}
+
 #[derive(Default)]
 struct Variants {
     known: HashSet<Variant>,
@@ -108,7 +125,17 @@ struct Variants {
 impl Variants {
     fn add<O: Operation>(&mut self, geometry: Geometry, config: &Config, class: Class) {
         let caps = Caps { class, ..Caps::webgpu_default() };
-        for stage in Plan::<O>::new(geometry, config, &caps).unwrap().stages() {
+        self.add_of::<O>(geometry, config, &caps);
+    }
+
+    /// For a GPU whose conversions of f16 are exact.
+    fn add_built_in<O: Operation>(&mut self, geometry: Geometry, config: &Config) {
+        let caps = Caps { exact_widen: true, exact_narrow: true, ..Caps::webgpu_default() };
+        self.add_of::<O>(geometry, config, &caps);
+    }
+
+    fn add_of<O: Operation>(&mut self, geometry: Geometry, config: &Config, caps: &Caps) {
+        for stage in Plan::<O>::new(geometry, config, caps).unwrap().stages() {
             if self.known.insert(stage.variant) {
                 self.found.push(stage.variant);
             }

@@ -1,10 +1,6 @@
 
-// Four halves in two words, the first in the low bits.
-fn unpack(words: vec2<u32>) -> V {
-    let low = words << vec2<u32>(16u);
-    return widen(U(low.x, words.x, low.y, words.y));
-}
-
+// Back into two words.
+//
 // The maximum with 0 changes nothing, but no compiler knows. LLVM would take the last steps apart and
 // do them lane by lane, which costs lavapipe half of its time.
 fn pack(v: V) -> vec2<u32> {
