@@ -12,7 +12,7 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let range = range_of(index);
+    let range = range_of(place_in_order(index));
     let channel = range.channel;
     let center = center_of(channel);
     rows_gradient(range, lane, center, slope_of(channel, center, merged_sums(channel)));

@@ -13,6 +13,6 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let range = range_of(index);
+    let range = range_of(place_in_order(index));
     rows_normalize(range, lane, center_of(range.channel));
 }

@@ -316,6 +316,7 @@ fn refusals_are_typed() {
         min_row: 0,
         many_rows: 0,
         min_odd_rows: 0,
+        from_end: true,
         built_in_widen: false,
         built_in_narrow: false,
         wide_loads: false,

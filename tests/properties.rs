@@ -420,6 +420,7 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
         min_row: row,
         many_rows: 16,
         min_odd_rows: 4,
+        from_end: true,
         built_in_widen: false,
         built_in_narrow: false,
         wide_loads: true,

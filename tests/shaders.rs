@@ -123,6 +123,7 @@ fn params_twins_agree() {
         block,
         line,
         parts,
+        from_end,
     ];
     let module = wgsl::parse_str(&shader::source(&variants::all()[0])).unwrap();
     let (_, params) =

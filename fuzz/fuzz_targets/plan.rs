@@ -232,6 +232,7 @@ fuzz_target!(|bytes: &[u8]| {
             many_rows: many,
             min_odd_rows: odd,
             wide_loads: flag(14),
+            from_end: flag(9),
             built_in_widen: flag(9),
             built_in_narrow: flag(8),
             mask_words: flag(9),

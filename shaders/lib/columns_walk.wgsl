@@ -35,8 +35,9 @@ fn main(
     if index >= params.workgroup_count {
         return;
     }
-    let chunk = index / params.parts;
-    let first = index % params.parts * params.tiles * LANES * PAIR;
+    let place = place_in_order(index);
+    let chunk = place / params.parts;
+    let first = place % params.parts * params.tiles * LANES * PAIR;
     let tiles = min(params.tiles, (params.row_loads - first + LANES * PAIR - 1u) / (LANES * PAIR));
     let rows = params.step_count + select(0u, 1u, params.tail > 0u);
     let end = min(chunk * params.chunk + params.chunk, rows);

@@ -46,6 +46,7 @@ struct Params {
     block: u32,
     line: u32,
     parts: u32,
+    from_end: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -65,6 +66,11 @@ override RUNS: bool = false;
 // A folded grid as one number.
 fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {
     return workgroup.x + workgroup.y * grid.x;
+}
+
+// What a workgroup takes: the last one first, where caches still hold what an earlier pass read last.
+fn place_in_order(index: u32) -> u32 {
+    return select(index, params.workgroup_count - 1u - index, params.from_end != 0u);
 }
 
 // Finite by its bits: compilers may assume that no NaN exists and fold `v == v`.

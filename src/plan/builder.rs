@@ -555,7 +555,12 @@ impl<'a> Builder<'a> {
             Kernel::FinalizeStatistics => self.row_by_row(),
             _ => self.params,
         };
-        let params = Params { workgroup_count: workgroup_count as u32, ..params };
+        let again = kernel.applies() && !slots.contains(Slot::RunningMean);
+        let params = Params {
+            workgroup_count: workgroup_count as u32,
+            from_end: u32::from(again && self.tuning.from_end),
+            ..params
+        };
         let has_tensor = slots.iter().any(|slot| slot.is_tensor());
         let wide = self.wide && self.vector == 4 && has_tensor;
         let paired = self.pair == 2 && kernel.walks_pairs();

@@ -154,6 +154,8 @@ pub struct Params {
     pub line: u32,
     /// Columns: workgroups side by side.
     pub parts: u32,
+    /// 1 where the first workgroups take the tensor's end.
+    pub from_end: u32,
 }
 
 impl Params {
@@ -378,6 +380,17 @@ impl Kernel {
                 | Self::ColumnsGradient
                 | Self::ColumnsBackward
                 | Self::ColumnsFrozen
+        )
+    }
+
+    /// Whether it goes through a tensor that an earlier pass has gone through, whose results it applies.
+    pub(super) fn applies(self) -> bool {
+        matches!(
+            self,
+            Self::RowsNormalize
+                | Self::ColumnsNormalize
+                | Self::RowsGradient
+                | Self::ColumnsGradient
         )
     }
 

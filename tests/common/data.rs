@@ -197,6 +197,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         min_row: 4,
         many_rows: u32::MAX,
         min_odd_rows: 4,
+        from_end: true,
         built_in_widen: false,
         built_in_narrow: false,
         wide_loads: true,
