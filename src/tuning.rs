@@ -48,8 +48,9 @@ pub struct Tuning {
     pub join_rows: bool,
     /// See `fused_loads`.
     pub fused_workgroups: u32,
-    /// One dispatch, however few workgroups, when a channel takes at most this many loads per
-    /// invocation: a second dispatch would cost more than it saves.
+    /// One dispatch with fewer workgroups than that, when a channel takes at most this many loads per
+    /// invocation: a second dispatch would cost more than it saves. A quarter of it where rows that no
+    /// vector of four fits could be columns, which it fits.
     pub tiny_loads: u32,
     /// Shortest `inner` that is walked as rows (one channel per workgroup); shorter ones are
     /// walked as columns (lanes over channels), unless the tensor is tiny.
@@ -106,9 +107,12 @@ impl Tuning {
                 column_block: 1 << 17,
                 join_rows: false,
                 fused_workgroups: 4,
-                // One workgroup alone, one dispatch against three, forward and backward, ms: 512x64 0.07
-                // 0.09, 0.14 0.18. 128x64x7x7 (784 loads) 1.16 1.69, 1.08 1.16.
-                tiny_loads: 512,
+                // One workgroup alone, one dispatch against three, on two cores, forward and backward, ms:
+                // 544x32 0.05 0.07, 0.10 0.12; 1000x32 0.08 0.11, 0.14 0.18; 2000x32 0.14 0.19, 0.20 0.21;
+                // 2000x3 0.06 0.08, 0.12 0.12; 8x3x56x56 (784 loads) 0.11 0.14, 0.21 0.23. Two dispatches
+                // more take what 1,000 to 2,500 loads of a workgroup do, on any number of cores. Odd rows,
+                // 128x64x7x7 (784 loads): 1.11 1.65, 0.72 0.90.
+                tiny_loads: 2_048,
                 // As columns against as rows, forward, inference, backward, ms: inner 32 (2048x64x4x8) 10.4
                 // 4.2 11.3, 16.8 11.5 26.2; inner 48 12.1 5.8 14.3, 13.3 9.1 23.0; inner 56 13.1 5.8 14.9,
                 // 5.9 5.2 14.1; inner 64 12.5 6.5 14.9, 6.9 4.5 17.3.

@@ -280,10 +280,11 @@ impl<'a> Builder<'a> {
         let long_rows = g.inner() >= u64::from(t.min_row) * (1 + many) && !odd_rows;
         // Halves that no vector fits would be stored one by one, by atomics.
         let by_atomics = odd_rows && self.config.element != Element::F32;
+        let tiny_loads = if odd_rows { t.tiny_loads / 4 } else { t.tiny_loads };
         let tiny = g.inner() > 1
             && !by_atomics
             && g.channels() <= u64::from(t.workgroup_count)
-            && steps_of_rows.div_ceil(lanes) <= u64::from(t.tiny_loads);
+            && steps_of_rows.div_ceil(lanes) <= u64::from(tiny_loads);
         if g.channels() == 1 || long_rows || tiny || columns.per_run > MAX_RUN_PARTIALS {
             self.walk = Walk::Rows;
             self.vector = vector as u32;
@@ -528,7 +529,7 @@ impl<'a> Builder<'a> {
         let t = self.tuning;
         let enough = self.across >= u64::from(t.fused_workgroups);
         let fused = if self.walk == Walk::Rows { t.fused_loads } else { t.fused_column_loads };
-        let limit = if enough { fused.max(t.tiny_loads) } else { t.tiny_loads };
+        let limit = if enough { fused } else { t.tiny_loads };
         // Two loops of so many loads stay below the bound on iterations.
         loads <= u64::from(limit.min(MAX_ITERATIONS / 2))
     }
