@@ -315,7 +315,7 @@ pub(crate) fn trusted(
     // - per-channel slots are indexed below channel_count (moments: 4·channel_count, saved: as
     //   many and 6·channel_count under RENORM, sums: 2·channel_count), and parts below
     //   chunk_count·4·width; four neighbouring channels' at a time only under NEIGHBOURS, where channels
-    //   are whole strips, so that planes and what is before them are whole vectors;
+    //   are whole vectors, so that planes and what is before them are whole vectors;
     // - weights are bound whole, and indexed by the number of a row's vector load (rows) or by
     //   row·per_chunk plus the place of a column's sample and position (columns), from weights_base:
     //   below outer·inner, as the tensor's own index is below outer·channels·inner; what they hold

@@ -181,7 +181,7 @@ struct Extent {
 
 /// Rows in one dispatch, columns in three.
 const QUICK_SHAPES: [(&[usize], ChannelAxis); 2] =
-    [(&[3, 16, 8, 8], ChannelAxis::First), (&[1500, 16], ChannelAxis::Last)];
+    [(&[3, 16, 8, 8], ChannelAxis::First), (&[2100, 16], ChannelAxis::Last)];
 
 const QUICK: Extent = Extent {
     known: &QUICK_SHAPES,
@@ -1347,7 +1347,7 @@ mod tests {
         ("gamma of a neighbour", ["let gamma = V(load_gamma(parameter));", "let gamma = V(load_gamma(parameter ^ select(0u, 1u, parameter + 1u < params.channel_count)));"], "inference"),
         ("epsilon outside of the root", ["1.0 / sqrt(m.variance + params.epsilon)", "1.0 / (sqrt(m.variance) + params.epsilon)"], "forward"),
         ("epsilon outside of the root of the running variance", ["1.0 / sqrt(variance + params.epsilon)", "1.0 / (sqrt(variance) + params.epsilon)"], "inference"),
-        ("a variance that cancels: no shift", ["return select(0.0, k, is_finite(k));", "return 0.0;"], "forward"),
+        ("a variance that cancels: no shift", ["return select(V(0.0), k, are_finite(k));", "return V(0.0);"], "forward"),
         ("a mean without its remainder", ["let rest = opaque(k - mean) + m.mean;", "let rest = 0.0;"], "forward"),
         ("reassociation: opaque does nothing", ["let rest = opaque(k - mean) + m.mean;", "let rest = opaque((k - mean) + (m.mean - m.mean));"], "forward"),
         ("NaN by its bits is folded", ["return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;", "return true;"], "device"),
@@ -1411,7 +1411,7 @@ mod tests {
         ("the other column's slope", ["weights.d, s.scale.b", "weights.d, s.scale.a"], "backward"),
         ("the other vector's mask", ["store_mask(at.c, bits.z);", "store_mask(at.c, bits.w);"], "forward"),
         ("the other vector's residual", ["plus_residual(v.c, z.c)", "plus_residual(v.c, z.d)"], "inference"),
-        ("the first four channels' numbers for the next four", ["[i + PAIR - 1u]", "[i]"], "inference"),
+        ("the first four channels' numbers for the next four", ["channel_of(strip, (PAIR - 1u) * WIDTH)", "channel_of(strip, 0u)"], "inference"),
         ("columns of the next channel that are taken for the first's", ["(COMPONENTS >= second) == is_second", "(COMPONENTS >= second + U(1u)) == is_second"], "inference"),
         ("a second vector's columns of the wrong channel", ["(next >= second) == is_second", "(COMPONENTS >= second) == is_second"], "backward"),
         ("a strip's second channel that is its first", ["return i * (COLUMNS - 1u);", "return 0u;"], "inference"),

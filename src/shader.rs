@@ -537,7 +537,8 @@ fn of_strip(slot: Slot, stored: Option<Stored>, at: &str) -> String {
         None => format!("return both(V({}));", neutral(slot)),
         Some(Stored::OfNeighbours(first)) => format!(
             "let i = (plane + channel_of(strip, 0u){first}) / 4u; \
-             return Both({at}[i], {at}[i + PAIR - 1u]);"
+             let j = (plane + channel_of(strip, (PAIR - 1u) * WIDTH){first}) / 4u; \
+             return Both({at}[i], {at}[j]);"
         ),
         Some(_) => format!(
             "var v = both(V(0.0)); \

@@ -137,7 +137,7 @@ fn is_outside(strip: Strip) -> bool {
 // A strip's i-th channel.
 fn channel_of(strip: Strip, i: u32) -> u32 {
     if NEIGHBOURS {
-        return strip.place * WIDTH % params.channel_count + i;
+        return (strip.place * WIDTH + i) % params.channel_count;
     }
     return (strip.place * WIDTH + column_of(i)) / params.run % params.channel_count;
 }

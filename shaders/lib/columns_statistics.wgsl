@@ -1,24 +1,25 @@
 
 // As shift_of has them; of neighbouring channels by whole vectors.
 fn shifts_of(strip: Strip) -> Both {
-    var k = both(V(0.0));
     if NEIGHBOURS {
-        let first = params.base + channel_of(strip, 0u) / WIDTH;
-        let middle = first + params.middle / WIDTH;
-        let last = first + params.last / WIDTH;
-        for (var i = 0u; i < COLUMNS; i = i + 1u) {
-            let next = i / WIDTH;
-            let a = component(load_x(first + next), i % WIDTH);
-            let b = component(load_x(middle + next), i % WIDTH);
-            let c = component(load_x(last + next), i % WIDTH);
-            k = put_channel(strip, k, i, shift_from(a, b, c));
+        let a = shifts_from(channel_of(strip, 0u));
+        if PAIR == 1u {
+            return both(a);
         }
-        return k;
+        return Both(a, shifts_from(channel_of(strip, WIDTH)));
     }
+    var k = both(V(0.0));
     for (var i = 0u; i < channels_of(); i = i + 1u) {
         k = put_channel(strip, k, i, shift_of(channel_of(strip, i)));
     }
     return k;
+}
+
+// Those of WIDTH neighbouring channels.
+fn shifts_from(channel: u32) -> V {
+    let first = params.base + channel / WIDTH;
+    let middle = load_x(first + params.middle / WIDTH);
+    return median_of_finite(load_x(first), middle, load_x(first + params.last / WIDTH));
 }
 
 // One for each vector of a strip.
@@ -49,8 +50,7 @@ fn moments_of_channel(strip: Strip, a: Accumulators, i: u32) -> Moments {
 
 // As moments_of has them.
 fn means_of(a: Accumulator) -> V {
-    let finite = (bitcast<U>(a.mean) & U(0x7f800000u)) != U(0x7f800000u);
-    return select(a.total, a.mean, finite);
+    return select(a.total, a.mean, are_finite(a.mean));
 }
 
 // What columns add to the variance of all.

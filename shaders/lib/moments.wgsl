@@ -94,20 +94,24 @@ fn shift_of(channel: u32) -> f32 {
     let a = value_at(first);
     let b = value_at(first + params.middle);
     let c = value_at(first + params.last);
-    return shift_from(a, b, c);
+    return component(median_of_finite(V(a), V(b), V(c)), 0u);
 }
 
-fn shift_from(a: f32, b: f32, c: f32) -> f32 {
-    let any = select(select(select(0.0, c, is_finite(c)), b, is_finite(b)), a, is_finite(a));
+fn median_of_finite(a: V, b: V, c: V) -> V {
+    let any = select(select(select(V(0.0), c, are_finite(c)), b, are_finite(b)), a, are_finite(a));
     let k = median(
-        select(any, a, is_finite(a)),
-        select(any, b, is_finite(b)),
-        select(any, c, is_finite(c)),
+        select(any, a, are_finite(a)),
+        select(any, b, are_finite(b)),
+        select(any, c, are_finite(c)),
     );
-    return select(0.0, k, is_finite(k));
+    return select(V(0.0), k, are_finite(k));
 }
 
-fn median(a: f32, b: f32, c: f32) -> f32 {
+fn are_finite(v: V) -> B {
+    return (bitcast<U>(v) & U(0x7f800000u)) != U(0x7f800000u);
+}
+
+fn median(a: V, b: V, c: V) -> V {
     return max(min(a, b), min(max(a, b), c));
 }
 

@@ -19,8 +19,7 @@ fn weighted_accumulator() -> WeightedAccumulator {
 
 fn add_weighted(a: WeightedAccumulator, x: V, weight: V) -> WeightedAccumulator {
     let counts = weight > V(0.0);
-    let finite = (bitcast<U>(x) & U(0x7f800000u)) != U(0x7f800000u);
-    let starts = counts & (a.count == V(0.0)) & finite;
+    let starts = counts & (a.count == V(0.0)) & are_finite(x);
     let shift = select(a.shift, x, starts);
     let d = select(V(0.0), x - shift, counts);
     let count = a.count + select(V(0.0), weight, counts);
