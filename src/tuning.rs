@@ -153,7 +153,8 @@ impl Tuning {
                 column_workgroup_count: 384,
                 apply_workgroup_count: 4_096,
                 min_loads: 8,
-                min_column_loads: 16,
+                // As few as that, since a workgroup joins its partials.
+                min_column_loads: 8,
                 // One round of loads in flight.
                 min_apply_loads: 4,
                 // So that four neighbouring channels' partials are loaded at once where they are 384.

@@ -259,7 +259,7 @@ fn a_custom_activation_takes_the_longest_loops() {
          fn activation_derivative(v: f32) -> f32 { return select(0.0, 1.0, v > 0.0); }",
     );
     let [_, fused, _] = small_tunings();
-    let tuning = Tuning { workgroup_size: 4, tiny_loads: u32::MAX, ..fused };
+    let tuning = Tuning { workgroup_size: 4, fused_loads: u32::MAX, ..fused };
     // Two sweeps of so many loads of four.
     let loads = MAX_ITERATIONS / 2;
     let shape = [1, 1, 4 * (tuning.workgroup_size * loads) as usize];
