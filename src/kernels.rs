@@ -105,6 +105,7 @@ impl Kernels {
     }
 
     /// What they are compiled with.
+    #[cfg(feature = "host")]
     pub(crate) fn options(&self) -> &KernelOptions {
         &self.shared.options
     }
@@ -324,16 +325,17 @@ pub(crate) fn trusted(
     //   row / per_group is below group_count, and parameters below parameter_count;
     // - the scratch is indexed below 2·plane (a strip's two partials below chunk_count·width, as width is
     //   twice the strips; `place_of` counts no columns of strips past a run's end, and what counts none
-    //   is not read; what is joined lies below row_loads·WIDTH in workgroup memory, which has room for
-    //   LANES·COLUMNS, as `Builder::joins` asks, and goes to a chunk's `width`), and below sums + sums_plane + channel_count in backward operations, which reserve
+    //   is not read), and below sums + sums_plane + channel_count in backward operations, which reserve
     //   it; weighted statistics leave chunk_count·4·width; what windows leave is indexed below
     //   partials + 2·plane (sums) and partials + chunk_count·4·width (parts); in group normalization, by
     //   2·group_count more, of which `merge_rows` writes each, and the sums of rows before it are below
-    //   sums + 2·plane of its own.
+    //   sums + 2·plane of its own;
+    // - what a workgroup joins lies below row_loads·WIDTH in workgroup memory, which has room for
+    //   LANES·COLUMNS, as `Builder::joins` asks, and it leaves the first `width` of it.
     // Every loop advances by a constant ≥ 1 towards a bound, or halves a number above 1 until it is 1, so
-    // it ends. Divisors are LANES, GROUP, LANES / GROUP, width, row_loads, chunk_count, parts, per_chunk, per_run, run, strip, channel_count and, where GROUPED,
-    // per_group and parameter_count, which are ≥ 1 wherever a workgroup has work (an empty batch merges
-    // no partials and divides by none of them).
+    // it ends. Divisors are LANES, GROUP, LANES / GROUP, row_loads, width, chunk_count, parts, per_chunk,
+    // per_run, run, strip, channel_count and, where GROUPED, per_group and parameter_count, which are ≥ 1
+    // wherever a workgroup has work (an empty batch merges no partials and divides by none of them).
     unsafe {
         device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
     }
