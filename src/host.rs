@@ -281,8 +281,8 @@ impl Gpu {
 
     /// Asks the device whether its built-in conversions of f16 are exact, with every half and every tie
     /// between two of them, and has [`Caps::exact_widen`] and [`Caps::exact_narrow`] say so: plans for
-    /// [`caps`](Self::caps) then use them where they are, for the same bits by less arithmetic. Costs the
-    /// compilation of one kernel and a few milliseconds; worth it where tensors are
+    /// [`caps`](Self::caps) then use them where they are, for the same bits (but for those of a NaN) by less
+    /// arithmetic. Costs the compilation of one kernel and a few milliseconds; worth it where tensors are
     /// [`Element::F16`]. Nothing that was compiled before is kept.
     ///
     /// # Errors
