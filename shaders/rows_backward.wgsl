@@ -15,7 +15,7 @@ fn main(
     }
     let range = range_of(index);
     let center = center_of(range.channel);
-    let s = share_sums(tree_sums(rows_sums(range, lane, center), lane, LANES), lane);
+    let s = tree_sums(rows_sums(range, lane, center), lane, LANES);
     if lane == 0u {
         store_parameter_gradients(range.channel, center.inv_std, s);
     }

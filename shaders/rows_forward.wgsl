@@ -15,7 +15,7 @@ fn main(
     }
     let range = range_of(index);
     let k = shift_of(range.channel);
-    let m = share_moments(tree_moments(rows_moments(range, lane, k), lane, LANES), lane);
+    let m = tree_moments(rows_moments(range, lane, k), lane, LANES);
     let center = center_from(k, m);
     if lane == 0u {
         settle(range.channel, center, m);

@@ -24,8 +24,9 @@ fn main(
     var sum_dyx = V(0.0);
     var step = first_step(range, lane);
     var w = walk_from(range.channel, step);
+    let by = pace();
     for (; has_stride(range, step); step = step + 4u * LANES) {
-        let stride = stride_from(w);
+        let stride = stride_from(w, by);
         let x = minus(load_x_four(stride.at), both(mean));
         let g = frozen_incoming_four(stride.at, scaled(x, both(gain), both(shift)));
         let gx = times_four(g, x);
@@ -42,7 +43,7 @@ fn main(
             sum_dyx = sum_dyx + times(g, x);
             store_dx(i, g * gain);
         }
-        w = advance(w);
+        w = advance(w, by);
     }
     if HAS_SCRATCH {
         let own = Sums(sum_components(sum_dy), sum_components(sum_dyx));

@@ -17,9 +17,10 @@ fn main(
     var a = weighted_accumulator();
     var step = range.begin + lane;
     var w = walk_from(range.channel, step);
+    let by = pace();
     for (; step < range.end; step = step + LANES) {
         a = add_weighted(a, load_x(w.index), load_weights(params.weights_base + step));
-        w = advance(w);
+        w = advance(w, by);
     }
     let k = share_shift(a, lane);
     let m = tree_moments(collapse_weighted(a, k), lane, LANES);

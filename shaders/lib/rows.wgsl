@@ -15,15 +15,25 @@ fn walk_from(channel: u32, step: u32) -> Walk {
     return Walk(place, params.base + index);
 }
 
-// From one lane's number, or the first of its pair, to its next.
-fn advance(w: Walk) -> Walk {
-    let place = w.place + params.advance_place;
-    let index = w.index + params.advance_index;
-    let wraps = place >= params.row_loads;
-    return Walk(
-        select(place, place - params.row_loads, wraps),
-        select(index, index + params.row_stride - params.row_loads, wraps),
-    );
+// From one lane's number, or the first of its pair, to its next. Known before a loop, as lavapipe would
+// fetch it for every lane again.
+struct Pace {
+    place: u32,
+    index: u32,
+    row: u32,
+    next_row: u32,
+}
+
+fn pace() -> Pace {
+    let next_row = params.row_stride - params.row_loads;
+    return Pace(params.advance_place, params.advance_index, params.row_loads, next_row);
+}
+
+fn advance(w: Walk, by: Pace) -> Walk {
+    let place = w.place + by.place;
+    let index = w.index + by.index;
+    let wraps = place >= by.row;
+    return Walk(select(place, place - by.row, wraps), select(index, index + by.next_row, wraps));
 }
 
 // One lane's next four numbers, and where it goes from there. Rows have whole pairs.
@@ -32,15 +42,15 @@ struct Stride {
     next: Walk,
 }
 
-fn stride_from(w: Walk) -> Stride {
+fn stride_from(w: Walk, by: Pace) -> Stride {
     if PAIR == 2u {
-        let v = advance(w);
-        return Stride(Places(w.index, w.index + 1u, v.index, v.index + 1u), advance(v));
+        let v = advance(w, by);
+        return Stride(Places(w.index, w.index + 1u, v.index, v.index + 1u), advance(v, by));
     }
-    let w1 = advance(w);
-    let w2 = advance(w1);
-    let w3 = advance(w2);
-    return Stride(Places(w.index, w1.index, w2.index, w3.index), advance(w3));
+    let w1 = advance(w, by);
+    let w2 = advance(w1, by);
+    let w3 = advance(w2, by);
+    return Stride(Places(w.index, w1.index, w2.index, w3.index), advance(w3, by));
 }
 
 // A workgroup's channel and its range of steps.

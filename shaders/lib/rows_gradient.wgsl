@@ -12,8 +12,9 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
     let slopes = Slopes(both(scale), both(offset), both(factor), both(weight));
     var step = first_step(range, lane);
     var w = walk_from(range.channel, step);
+    let by = pace();
     for (; has_stride(range, step); step = step + 4u * LANES) {
-        let stride = stride_from(w);
+        let stride = stride_from(w, by);
         let x = minus(load_x_four(stride.at), both(mean));
         let g = incoming_again_four(stride.at, scaled(x, both(gain), both(shift)));
         store_dx_four(stride.at, gradients_at(g, x, weights_from(step), slopes));
@@ -26,7 +27,7 @@ fn rows_gradient(range: Range, lane: u32, center: Center, slope: Slope) {
             let v = load_weights(params.weights_base + step + i);
             store_dx(w.index + i, gradient_at(g, x, v, scale, offset, factor));
         }
-        w = advance(w);
+        w = advance(w, by);
     }
 }
 

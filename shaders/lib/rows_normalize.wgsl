@@ -7,8 +7,9 @@ fn rows_normalize(range: Range, lane: u32, center: Center) {
     let shift = affine.shift;
     var step = first_step(range, lane);
     var w = walk_from(range.channel, step);
+    let by = pace();
     for (; has_stride(range, step); step = step + 4u * LANES) {
-        let stride = stride_from(w);
+        let stride = stride_from(w, by);
         let x = minus(load_x_four(stride.at), both(mean));
         let v = scaled(x, both(gain), both(shift));
         finish_four(stride.at, v, load_z_four(stride.at));
@@ -18,6 +19,6 @@ fn rows_normalize(range: Range, lane: u32, center: Center) {
         for (var i = w.index; i < w.index + PAIR; i = i + 1u) {
             finish(i, (load_x(i) - mean) * gain + shift, load_z(i));
         }
-        w = advance(w);
+        w = advance(w, by);
     }
 }

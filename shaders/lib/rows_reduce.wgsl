@@ -10,8 +10,9 @@ fn rows_sums(range: Range, lane: u32, center: Center) -> Sums {
     var sum_dyx = V(0.0);
     var step = first_step(range, lane);
     var w = walk_from(range.channel, step);
+    let by = pace();
     for (; has_stride(range, step); step = step + 4u * LANES) {
-        let stride = stride_from(w);
+        let stride = stride_from(w, by);
         let x = minus(load_x_four(stride.at), both(mean));
         let g = keep_incoming_four(stride.at, scaled(x, both(gain), both(shift)));
         let gx = times_four(g, x);
@@ -26,7 +27,7 @@ fn rows_sums(range: Range, lane: u32, center: Center) -> Sums {
             sum_dy = sum_dy + g;
             sum_dyx = sum_dyx + times(g, x);
         }
-        w = advance(w);
+        w = advance(w, by);
     }
     let dy = sum_components(sum_dy);
     return Sums(dy, sum_components(sum_dyx) - center.rest * dy);

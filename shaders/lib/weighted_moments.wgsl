@@ -71,20 +71,20 @@ fn share_shift(a: WeightedAccumulator, lane: u32) -> f32 {
         }
     }
     for (var distance = 1u; distance < LANES; distance = distance * 2u) {
-        tree_count[lane] = count;
-        tree_mean[lane] = k;
+        put_moments(lane, Moments(count, k, 0.0));
         workgroupBarrier();
         if lane % (distance * 2u) == 0u && count == 0.0 {
-            count = tree_count[lane + distance];
-            k = tree_mean[lane + distance];
+            let other = moments_at(lane + distance);
+            count = other.count;
+            k = other.mean;
         }
         workgroupBarrier();
     }
     if lane == 0u {
-        tree_mean[0] = k;
+        put_moments(0u, Moments(count, k, 0.0));
     }
     workgroupBarrier();
-    let shared_shift = tree_mean[0];
+    let shared_shift = moments_at(0u).mean;
     workgroupBarrier();
     return shared_shift;
 }

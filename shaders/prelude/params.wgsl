@@ -68,6 +68,15 @@ fn workgroup_index(workgroup: vec3<u32>, grid: vec3<u32>) -> u32 {
     return workgroup.x + workgroup.y * grid.x;
 }
 
+// In a tree over lanes `apart`, the first of the eight that lie `distance` apart and are taken together.
+fn first_of_eight(lane: u32, distance: u32, apart: u32) -> u32 {
+    let result = lane & (apart - 1u);
+    if distance * 8u >= LANES {
+        return result;
+    }
+    return (lane & ~(distance * 8u - 1u)) | result;
+}
+
 // What a workgroup takes: the last one first, where caches still hold what an earlier pass read last.
 fn place_in_order(index: u32) -> u32 {
     return select(index, params.workgroup_count - 1u - index, params.from_end != 0u);
