@@ -305,7 +305,9 @@ pub(crate) fn trusted(
     // exactly the size that its plan asks for. Within those sizes:
     // - tensors are indexed by `walk_from`/`advance` (rows) or row·row_loads + place (columns);
     //   both stay below row_loads·step_count·channels (+ tail), which is the tensor's size, as
-    //   loops end at `Range::end` or `Strip::end` and idle lanes do nothing; a channel's shift is read
+    //   loops end at `Range::end` or `Strip::end` and idle lanes do nothing; what is kept in registers is
+    //   a whole channel, of which strides are loaded and stored that lie whole before `Range::end`, and
+    //   single vectors before it (`Builder::held`); a channel's shift is read
     //   where its first step begins, and `middle` and `last` further, where another two do; blocks are
     //   touched below row_loads·step_count (+ tail); of a tensor in windows, the same holds of a window,
     //   which begins at `base` in what is bound;

@@ -85,6 +85,11 @@ const ROWS_NORMALIZE: &str = wgsl!("lib/rows_normalize");
 const ROWS_NORMALIZE_WORDS: &str = wgsl!("lib/rows_normalize_words");
 const ROWS_REDUCE: &str = wgsl!("lib/rows_reduce");
 const ROWS_GRADIENT: &str = wgsl!("lib/rows_gradient");
+const ROWS_HELD: &str = wgsl!("lib/rows_held");
+const ROWS_STATISTICS_HELD: &str = wgsl!("lib/rows_statistics_held");
+const ROWS_NORMALIZE_HELD: &str = wgsl!("lib/rows_normalize_held");
+const ROWS_REDUCE_HELD: &str = wgsl!("lib/rows_reduce_held");
+const ROWS_GRADIENT_HELD: &str = wgsl!("lib/rows_gradient_held");
 const COLUMNS: &str = wgsl!("lib/columns");
 const COLUMNS_WALK: &str = wgsl!("lib/columns_walk");
 const COLUMNS_JOIN: &str = wgsl!("lib/columns_join");
@@ -666,16 +671,50 @@ pub fn source(variant: &Variant) -> String {
     if is_of_columns(variant.kernel) {
         text.push_str(if variant.vector == 4 { WEIGHTS_4 } else { WEIGHTS_1 });
     }
+    let held = variant.held > 0;
+    if held {
+        let _ = writeln!(text, "const HELD: u32 = {}u;", variant.held - 1);
+        let _ = writeln!(text, "fn as_stored(v: V) -> V {{ return {}; }}", as_stored(variant));
+        text.push_str(ROWS_HELD);
+    }
     let part = |part| match part {
+        ROWS_STATISTICS if held => ROWS_STATISTICS_HELD,
+        ROWS_NORMALIZE if held => ROWS_NORMALIZE_HELD,
+        ROWS_REDUCE if held => ROWS_REDUCE_HELD,
+        ROWS_GRADIENT if held => ROWS_GRADIENT_HELD,
         ROWS_NORMALIZE if variant.words => ROWS_NORMALIZE_WORDS,
         COLUMNS_WALK if variant.joined => COLUMNS_JOIN,
         WALK_MOMENTS if variant.joined => JOIN_MOMENTS,
         WALK_SUMS if variant.joined => JOIN_SUMS,
         _ => part,
     };
-    text.extend(row.parts.iter().copied().map(part));
+    for part in row.parts.iter().copied().map(part) {
+        match held {
+            true => unroll(part, variant.held - 1, &mut text),
+            false => text.push_str(part),
+        }
+    }
     text.push_str(row.source);
     text
+}
+
+/// The value `v` as a tensor holds it, in WGSL.
+fn as_stored(variant: &Variant) -> &'static str {
+    match (variant.element, variant.vector) {
+        (Element::F32, _) => "v",
+        (_, 4) => "unpack(pack(v))",
+        _ => "widen(narrow(v))",
+    }
+}
+
+/// Every line of a part with `#` so many times, with a number in its place.
+fn unroll(part: &str, count: u32, text: &mut String) {
+    for line in part.split_inclusive('\n') {
+        match line.contains('#') {
+            true => text.extend((0..count).map(|i| line.replace('#', &i.to_string()))),
+            false => text.push_str(line),
+        }
+    }
 }
 
 /// The WGSL that `self_test` asks about the adapter itself: with the kernels' own `is_finite` and

@@ -46,6 +46,10 @@ pub struct Tuning {
     /// Columns: a workgroup that has several rows side by side joins what they leave, so that there is
     /// less to merge. Not where columns are gone through in blocks.
     pub join_rows: bool,
+    /// One dispatch that walks a channel as rows keeps it in registers, instead of reading it twice, where
+    /// these are at most so many values per invocation: of x forward, of x and dy together backward, in
+    /// strides of four loads, of which there are never more than 32.
+    pub held_values: u32,
     /// See `fused_loads`.
     pub fused_workgroups: u32,
     /// One dispatch with fewer workgroups than that, when a channel takes at most this many loads per
@@ -106,6 +110,7 @@ impl Tuning {
                 // touches cost a third: 8x64x112x112 8.3 5.0 12.8 → 6.2 3.6 8.9 ms.
                 column_block: 1 << 17,
                 join_rows: false,
+                held_values: 0,
                 fused_workgroups: 4,
                 // One workgroup alone, one dispatch against three, on two cores, forward and backward, ms:
                 // 544x32 0.05 0.07, 0.10 0.12; 1000x32 0.08 0.11, 0.14 0.18; 2000x32 0.14 0.19, 0.20 0.21;
@@ -165,6 +170,8 @@ impl Tuning {
                 column_block: 0,
                 // 32x64x56x56 channels last: 384 partials of a channel to merge, and not 6,144.
                 join_rows: true,
+                // 16,384 values of a channel forward, 8,192 backward.
+                held_values: 64,
                 fused_workgroups: 64,
                 tiny_loads: 8,
                 min_row: 32,

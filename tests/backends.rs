@@ -18,12 +18,12 @@ use crate::common::variants;
 
 /// Variants that differ in what is compiled, in the sample of `common/variants.rs`. The list cannot
 /// shrink unnoticed: who changes kernels or planning changes these numbers on purpose.
-const VARIANT_COUNT: usize = 17_026;
+const VARIANT_COUNT: usize = 18_416;
 /// Of these, those that differ in more than the numbers `LANES` and `GROUP`: all there are.
-const SOURCE_COUNT: usize = 11_297;
+const SOURCE_COUNT: usize = 12_687;
 
 /// Variants by what is compiled: some differ only in the memory of slots they do not have. A software
-/// adapter may load tensors by 64 bits, and two vectors at once.
+/// adapter may load tensors by 64 bits, and two vectors at once; and a channel may be kept in registers.
 fn distinct() -> Vec<(Variant, String)> {
     let mut known = HashSet::new();
     let all = variants::all();
@@ -32,9 +32,11 @@ fn distinct() -> Vec<(Variant, String)> {
     let pairs = |v: &&Variant| v.kernel.walks_pairs() && !v.weighted;
     let paired: Vec<_> =
         wide.iter().filter(pairs).map(|v| Variant { paired: true, ..*v }).collect();
+    let all: Vec<_> = all.into_iter().chain(wide).chain(paired).collect();
+    let holds = |v: &&Variant| v.kernel.holds(v.slots) > 0 && !v.words;
+    let held: Vec<_> = all.iter().filter(holds).map(|v| Variant { held: 2, ..*v }).collect();
     all.into_iter()
-        .chain(wide)
-        .chain(paired)
+        .chain(held)
         .map(|variant| (variant, shader::source(&variant)))
         .filter(|(v, source)| known.insert((source.clone(), format!("{:?}", shader::constants(v)))))
         .collect()

@@ -1,9 +1,14 @@
 //! Data whose statistics are exact whatever the order of summation: the threshold is 0.
 
-use wgpu_batchnorm::{ChannelAxis, Class, Config, NonFinite, SingleValue, Tuning, Update};
+use std::collections::HashSet;
+
+use wgpu_batchnorm::{
+    Activation, Backward, ChannelAxis, Class, Config, Element, Mask, Memory, NonFinite, Renorm,
+    SingleValue, Train, Tuning, Update,
+};
 
 use crate::common::compare::exactly;
-use crate::common::data::{Case, Data};
+use crate::common::data::{Case, Data, small_tunings};
 use crate::common::{gpu, runner};
 
 fn tunings(case: &Case) -> Vec<Tuning> {
@@ -157,5 +162,52 @@ fn non_finite_channels_keep_running_statistics() {
                 assert!(exactly(&alone, &expected).is_good(), "{case}: moments {alone:?}");
             }
         }
+    }
+}
+
+/// What is kept in registers is what would be read again: the same bits, for every number of strides and
+/// of values that are left, in vectors and pairs of them.
+#[test]
+fn channels_in_registers_give_the_same_bits() {
+    let Some(gpu) = gpu() else { return };
+    let fused = &small_tunings()[1];
+    let relu = Config { activation: Activation::Relu, ..Config::pytorch() };
+    let added = Config { residual: true, ..relu.clone() };
+    let renorm = Some(Renorm { rmax: 1.5, dmax: 0.5 });
+    let configs = [
+        Config { renorm, ..Config::pytorch() },
+        Config { memory: Memory::InPlace, ..added.clone() },
+        Config { memory: Memory::Arena, mask: Mask::Recompute, ..added.clone() },
+        // dx is computed from dz as it is stored.
+        Config { element: Element::Bf16, mask: Mask::Recompute, ..added },
+        Config { element: Element::F16, activation: Activation::Silu, residual: true, ..relu },
+    ];
+    let mut seen = HashSet::new();
+    // No whole stride; one and more; vectors; nothing left.
+    for (outer, inner) in [(1, 3), (33, 5), (3, 8), (4, 36), (9, 40), (2, 256)] {
+        for (config, wide_loads) in configs.iter().flat_map(|c| [(c, false), (c, true)]) {
+            if wide_loads && inner % 8 != 0 {
+                continue;
+            }
+            let case = Case::new(&[outer, 5, inner], ChannelAxis::First, config.clone());
+            let data = Data::random(case.geometry(), 7, 3.0, 2.0).rounded(config.element);
+            let results = [0, 512].map(|held_values| {
+                let base = Tuning { wide_loads, mask_words: false, ..fused.clone() };
+                let case = case.clone().tuned(&Tuning { held_values, min_row: 1, ..base });
+                let plans = [
+                    runner::plan::<Train>(gpu, &case).unwrap().stages()[0].variant,
+                    runner::plan::<Backward>(gpu, &case).unwrap().stages()[0].variant,
+                ];
+                for variant in plans {
+                    assert_eq!(variant.held > 0, held_values > 0, "{case}: {variant:?}");
+                    seen.insert((variant.held, variant.vector, variant.paired));
+                }
+                runner::train(gpu, &case, &data).bits()
+            });
+            assert_eq!(results[0], results[1], "{case}, wide {wide_loads}");
+        }
+    }
+    for expected in [(1, 1, false), (8, 1, false), (1, 4, false), (2, 4, false), (4, 4, true)] {
+        assert!(seen.contains(&expected), "{expected:?} is not among {seen:?}");
     }
 }

@@ -37,6 +37,12 @@ fn examine<O: Operation>(geometry: Geometry, caps: &Caps) {
         let partials = u64::from(stage.params.plane) * 8;
         let needs = stage.variant.slots.contains(Slot::Scratch);
         assert!(!needs || plan.scratch_size() >= partials, "{}", plan.explain());
+        if stage.variant.held > 0 {
+            let p = &stage.params;
+            let room = 4 * stage.variant.workgroup_size * stage.variant.held;
+            assert!(p.chunk_count == 1 && p.chunk == p.step_count, "{}", plan.explain());
+            assert!(p.step_count <= room, "{}", plan.explain());
+        }
     }
 }
 
@@ -75,12 +81,16 @@ fn equal_questions_have_equal_plans() {
     let make = |class| Plan::<Train>::new(geometry, &Config::keras(), &caps(class)).unwrap();
     assert_eq!(make(Class::Software), make(Class::Software));
     assert_ne!(make(Class::Software), make(Class::Hardware));
-    let batch = |n| {
-        let geometry = Geometry::new(&[n, 64, 56, 56], ChannelAxis::First).unwrap();
+    let batch = |n, channels, size| {
+        let geometry = Geometry::new(&[n, channels, size, size], ChannelAxis::First).unwrap();
         let plan = Plan::<Train>::new(geometry, &Config::keras(), &caps(Class::Hardware)).unwrap();
         plan.stages().iter().map(|stage| stage.variant).collect::<Vec<_>>()
     };
-    assert_eq!(batch(32), batch(64), "a new batch size must not compile a pipeline");
+    let reason = "a new batch size must not compile a pipeline";
+    assert_eq!(batch(32, 64, 56), batch(64, 64, 56), "{reason}");
+    // Nor where a channel is kept in registers, but for twice the registers.
+    assert_eq!(batch(13, 128, 28), batch(16, 128, 28), "{reason}");
+    assert_eq!([16, 8].map(|n| batch(n, 128, 28)[0].held), [4, 2]);
     let epsilon = |epsilon| {
         let config = Config { epsilon, ..Config::keras() };
         let plan = Plan::<Train>::new(geometry, &config, &caps(Class::Hardware)).unwrap();
@@ -311,6 +321,7 @@ fn refusals_are_typed() {
         fused_column_loads: 0,
         column_block: 0,
         join_rows: true,
+        held_values: 64,
         fused_workgroups: 0,
         tiny_loads: 0,
         min_row: 0,
@@ -525,29 +536,35 @@ fn iterations_bound_what_kernels_loop() {
 fn bytes_are_counted_by_hand() {
     let (caps, base) = (caps(Class::Hardware), Config::keras());
     let only = |x, gamma, beta| Gradients { x, gamma, beta, z: false, accumulate: false };
-    // One dispatch, then three.
-    for (shape, fused) in [([2usize, 100, 16], true), ([64, 5, 4096], false)] {
+    // One dispatch that reads twice, one that keeps what it has read, three.
+    for (shape, held_values, fused) in
+        [([2usize, 100, 16], 0, true), ([2, 100, 16], 64, true), ([64, 5, 4096], 64, false)]
+    {
         let g = Geometry::new(&shape, ChannelAxis::First).unwrap();
+        let kept = fused && held_values > 0;
+        let tuning = Tuning { held_values, ..Tuning::choose(&caps, &g, base.element) };
+        let train_with = |config| Plan::<Train>::with_tuning(g, &config, &caps, &tuning).unwrap();
         let e = 4 * g.len();
-        let train = Plan::<Train>::new(g, &base, &caps).unwrap();
+        let train = train_with(base.clone());
         assert_eq!(train.stages().len(), if fused { 1 } else { 3 });
+        assert_eq!(train.explain().contains("registers"), kept, "{}", train.explain());
         let p = train.scratch_size();
-        assert_eq!(train.bytes_moved(), if fused { 3 * e } else { 3 * e + 2 * p });
-        let config = Config { update: Update::Cumulative, ..base.clone() };
-        let counted = Plan::<Train>::new(g, &config, &caps).unwrap();
+        assert_eq!(train.bytes_moved(), if kept { 2 * e } else { 3 * e + 2 * p });
+        let counted = train_with(Config { update: Update::Cumulative, ..base.clone() });
         assert_eq!(counted.bytes_moved(), train.bytes_moved() + 12);
         assert_eq!(Plan::<Infer>::new(g, &base, &caps).unwrap().bytes_moved(), 2 * e);
         // The merged sums take two floats a channel, and are not counted.
         let sums = 8 * g.channels();
+        let all = if kept { 3 } else { 5 };
         let masks = [
-            (only(true, true, true), 5, 3),
-            (only(true, false, false), 5, 2),
+            (only(true, true, true), all, 3),
+            (only(true, false, false), all, 2),
             (only(false, true, false), 2, 2),
             (only(false, false, true), 1, 1),
         ];
         for (gradients, trained, frozen) in masks {
             let config = Config { gradients, ..base.clone() };
-            let plan = Plan::<Backward>::new(g, &config, &caps).unwrap();
+            let plan = Plan::<Backward>::with_tuning(g, &config, &caps, &tuning).unwrap();
             let p = plan.scratch_size().saturating_sub(sums);
             assert_eq!(plan.bytes_moved(), trained * e + 2 * p, "{}", plan.explain());
             assert_eq!(p > 0, !fused);

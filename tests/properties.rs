@@ -415,6 +415,7 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
         fused_column_loads: fused,
         column_block: block,
         join_rows: true,
+        held_values: 64,
         fused_workgroups: workgroups,
         tiny_loads: tiny,
         min_row: row,

@@ -135,6 +135,10 @@ fn examine<O: Operation>(
             let long = steps + u64::from(p.tail > 0);
             assert!(u64::from(p.chunk_count) * chunk >= long, "chunks cover all steps: {text}");
             assert!(u64::from(p.chunk_count - 1) * chunk < long, "no chunk is empty: {text}");
+            if v.held > 0 {
+                let room = 4 * u64::from(v.workgroup_size) * u64::from(v.held);
+                assert!(chunk == steps && steps <= room, "registers hold a channel: {text}");
+            }
         }
         if v.slots.contains(Slot::Scratch) {
             assert!(plan.scratch_size() >= 8 * u64::from(p.plane), "{text}");
@@ -226,6 +230,7 @@ fuzz_target!(|bytes: &[u8]| {
             fused_column_loads: fused_columns,
             column_block: block,
             join_rows: flag(8),
+            held_values: columns,
             fused_workgroups: groups,
             tiny_loads: tiny,
             min_row: row,

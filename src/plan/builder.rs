@@ -21,6 +21,9 @@ const MASK_WORD: u64 = 128;
 /// Bytes that a processor loads at once.
 const CACHE_LINE: u64 = 64;
 
+/// Strides that an invocation keeps in registers.
+const MAX_HELD: u32 = 32;
+
 /// Columns whose partials a workgroup joins: three numbers of each fit 16 KiB.
 const MAX_JOINED: u64 = 1_024;
 
@@ -542,6 +545,36 @@ impl<'a> Builder<'a> {
         loads <= u64::from(limit.min(MAX_ITERATIONS / 2))
     }
 
+    /// How often one dispatch for everything reads what it starts from; it says so, if once.
+    fn reads_of_one_dispatch(&mut self, kernel: Kernel, slots: Slots) -> u64 {
+        if self.held(kernel, slots) == 0 {
+            return 2;
+        }
+        self.path =
+            "one workgroup per channel keeps it in registers and does everything in one dispatch";
+        1
+    }
+
+    /// Strides of four vectors that an invocation keeps in registers: all of a channel, or none.
+    fn held(&self, kernel: Kernel, slots: Slots) -> u32 {
+        let tensors = kernel.holds(slots);
+        if tensors == 0 || self.words(kernel, slots) {
+            return 0;
+        }
+        // Powers of two, so that few batch sizes compile a pipeline of their own.
+        let strides = self.params.step_count.div_ceil(4 * self.tuning.workgroup_size);
+        let most = self.tuning.held_values / (tensors * 4 * self.vector);
+        let held = strides.next_power_of_two();
+        if held <= most.min(MAX_HELD / tensors) { held } else { 0 }
+    }
+
+    /// Whether an invocation has all values of a word of the mask.
+    fn words(&self, kernel: Kernel, slots: Slots) -> bool {
+        self.has_words()
+            && slots.contains(Slot::Mask)
+            && matches!(kernel, Kernel::RowsNormalize | Kernel::RowsForward)
+    }
+
     fn pick(&self, rows: Kernel, columns: Kernel) -> Kernel {
         if self.walk == Walk::Rows { rows } else { columns }
     }
@@ -613,9 +646,8 @@ impl<'a> Builder<'a> {
             joined: self.joined > 1 && kernel.leaves_columns() && slots.contains(Slot::Scratch),
             wide,
             paired,
-            words: self.has_words()
-                && slots.contains(Slot::Mask)
-                && matches!(kernel, Kernel::RowsNormalize | Kernel::RowsForward),
+            words: self.words(kernel, slots),
+            held: self.held(kernel, slots),
         };
         let window = match self.is_whole() || !has_tensor {
             true => None,
@@ -672,7 +704,8 @@ impl<'a> Builder<'a> {
         let all = output.union(self.settled()).with(true, Slot::X);
         if self.fused && self.fits(all) {
             let kernel = self.pick(Kernel::RowsForward, Kernel::ColumnsForward);
-            self.push(kernel, all, self.across, 2 * self.tensor_size + bytes);
+            let reads = self.reads_of_one_dispatch(kernel, all);
+            self.push(kernel, all, self.across, reads * self.tensor_size + bytes);
         } else {
             self.split();
             self.measure(self.settled().with(true, Slot::X));
@@ -910,10 +943,14 @@ impl<'a> Builder<'a> {
             return false;
         }
         let e = self.tensor_size;
-        // The second pass takes dz for dy, where that is kept.
-        let again = if dz { 2 * e } else { size };
-        let bytes = size + if dz { e } else { 0 } + if dx { again + e } else { 0 };
         let kernel = self.pick(Kernel::RowsBackward, Kernel::ColumnsBackward);
+        // The second pass takes dz for dy, where that is kept.
+        let again = match dz {
+            _ if self.reads_of_one_dispatch(kernel, slots) == 1 => 0,
+            true => 2 * e,
+            false => size,
+        };
+        let bytes = size + if dz { e } else { 0 } + if dx { again + e } else { 0 };
         self.push(kernel, slots, self.across, bytes);
         true
     }

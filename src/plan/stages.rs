@@ -268,6 +268,9 @@ pub struct Variant {
     pub paired: bool,
     /// Rows: an invocation has all values of a word of the mask.
     pub words: bool,
+    /// Rows: strides of four vectors for which an invocation has registers, as it keeps all of a channel;
+    /// 0: it reads it twice.
+    pub held: u32,
 }
 
 impl Variant {
@@ -368,6 +371,15 @@ impl Kernel {
                 | Self::RowsBackward
                 | Self::RowsFrozen
         ) || self.walks_columns()
+    }
+
+    /// How many tensors an invocation can keep in registers, for a second pass of the same dispatch.
+    pub fn holds(self, slots: Slots) -> u32 {
+        match self {
+            Self::RowsForward => 1,
+            Self::RowsBackward if slots.contains(Slot::Dx) => 2,
+            _ => 0,
+        }
     }
 
     pub(super) fn walks_columns(self) -> bool {

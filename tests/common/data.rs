@@ -192,6 +192,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         // Three tiles of eight vectors, four rows.
         column_block: 1_536,
         join_rows: true,
+        held_values: 64,
         fused_workgroups: 1,
         tiny_loads: 0,
         min_row: 4,
