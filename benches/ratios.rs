@@ -3,13 +3,13 @@
 //!
 //! `cargo bench --features cpu --bench ratios -- [--shapes 8x64x56x56,1024x512] [--layout
 //! nchw|nhwc|both] [--kinds f32,f16,bf16,relu,add+relu] [--rounds 9] [--explain] [--copy]
-//! [--refined]`. Bytes are
-//! those of a streaming implementation: 3 tensors forward, 2 inference, 5 backward, and one more with a
-//! residual. `/memcpy` is bytes per second over the memcpy kernel's bytes per second, of tensors of the
+//! [--refined] [--against held_values=0,join_rows=0]`. Bytes are those of a streaming implementation: 3
+//! tensors forward, 2 inference, 5 backward, and one more with a residual. `/memcpy` is bytes per second over the memcpy kernel's bytes per second, of tensors of the
 //! same size: above 1 means that a second read came from a cache. `/cpu` is the time of the CPU path,
 //! plain and f32 whatever the kind, over ours; without the feature `cpu` there is none. `--copy`
-//! measures geometries of the memcpy kernel instead; `--refined` compares the tuning refined by what
-//! `Gpu::measure` measures with that of the device's class, where they differ.
+//! measures geometries of the memcpy kernel instead. `--refined` compares the tuning refined by what
+//! `Gpu::measure` measures with that of the device's class, where they plan otherwise; `--against` one
+//! with other numbers in the given fields, where 0 and 1 are no and yes.
 
 #[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod common;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use common::copy::Copy;
 use common::{Kind, Memory, OnGpu, Operation, Shape, Subject, median, repetitions};
-use wgpu_batchnorm::{Gpu, PlanError, Tuning};
+use wgpu_batchnorm::{Element, Geometry, Gpu, PlanError, Tuning};
 
 const SHAPES: &str = "8x64x112x112,8x64x56x56,8x256x56x56,8x512x28x28,8x1024x14x14,8x2048x7x7,\
                       32x64x56x56,1024x512,65536x64,8x16x4x4,4x1x1024x1024,2x32x16x56x56";
@@ -31,6 +31,7 @@ struct Options {
     explain: bool,
     copy: bool,
     refined: bool,
+    against: Vec<(String, u32)>,
 }
 
 fn options() -> Result<Options, String> {
@@ -42,6 +43,7 @@ fn options() -> Result<Options, String> {
         explain: false,
         copy: false,
         refined: false,
+        against: Vec::new(),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -64,6 +66,7 @@ fn options() -> Result<Options, String> {
             "--explain" => options.explain = true,
             "--copy" => options.copy = true,
             "--refined" => options.refined = true,
+            "--against" => options.against = parse_changes(&value()?)?,
             "--bench" => {}
             other => return Err(format!("unknown argument {other}")),
         }
@@ -72,6 +75,9 @@ fn options() -> Result<Options, String> {
         options.shapes = parse_shapes("2x8x8x8,64x12,2x3x5x7")?;
         options.kinds = Kind::ALL.to_vec();
         options.rounds = 1;
+    }
+    if options.refined && !options.against.is_empty() {
+        return Err("--refined and --against compare with one tuning each".into());
     }
     options.rounds = options.rounds.max(1);
     Ok(options)
@@ -96,6 +102,41 @@ fn parse_kinds(text: &str) -> Result<Vec<Kind>, String> {
     text.split(',').map(kind).collect()
 }
 
+fn parse_changes(text: &str) -> Result<Vec<(String, u32)>, String> {
+    let change = |text: &str| {
+        let (name, value) = text.split_once('=')?;
+        Some((name.trim().to_string(), value.trim().parse().ok()?))
+    };
+    let changes = text
+        .split(',')
+        .map(|one| change(one).ok_or(format!("change {one}: a field of Tuning, =, and a number")));
+    changes.collect()
+}
+
+/// The tuning with some fields changed.
+fn changed(mut tuning: Tuning, changes: &[(String, u32)]) -> Result<Tuning, String> {
+    macro_rules! assign {
+        ($name:ident, $value:ident, [$($number:ident)*], [$($flag:ident)*]) => {
+            match $name.as_str() {
+                $(stringify!($number) => tuning.$number = *$value,)*
+                $(stringify!($flag) => tuning.$flag = *$value != 0,)*
+                _ => return Err(format!("{}: no field of Tuning", $name)),
+            }
+        };
+    }
+    for (name, value) in changes {
+        assign!(
+            name,
+            value,
+            [workgroup_size workgroup_count column_workgroup_count apply_workgroup_count min_loads
+                min_column_loads min_apply_loads merge_loads fused_loads fused_column_loads column_block
+                held_values fused_workgroups tiny_loads min_row many_rows min_odd_rows],
+            [join_rows wide_loads from_end built_in_widen built_in_narrow mask_words]
+        );
+    }
+    Ok(tuning)
+}
+
 fn main() -> Result<(), String> {
     let options = options()?;
     let Some(gpu) = common::gpu() else { return Ok(()) };
@@ -106,6 +147,12 @@ fn main() -> Result<(), String> {
     }
     if options.refined {
         return refined(&gpu, &options);
+    }
+    if !options.against.is_empty() {
+        return compare(&gpu, &options, ["as it is", "changed"], |geometry, element| {
+            let tuning = Tuning::choose(gpu.caps(), &geometry, element);
+            Ok([tuning.clone(), changed(tuning, &options.against)?])
+        });
     }
     println!();
     println!(
@@ -250,12 +297,27 @@ fn geometries_of_copy(gpu: &Gpu, rounds: usize) {
     }
 }
 
-/// The class' tuning against the refined one, interleaved, where their plans differ.
+/// The class' tuning against the refined one.
 fn refined(gpu: &Gpu, options: &Options) -> Result<(), String> {
     let start = Instant::now();
     let measured = gpu.measure_blocking().map_err(|error| error.to_string())?;
-    println!("measured in {:.1?}: {measured}\n", start.elapsed());
-    println!("| op | shape | layout | dtype | by class, ms | refined, ms | gain | dispatches |");
+    println!("measured in {:.1?}: {measured}", start.elapsed());
+    compare(gpu, options, ["by class", "refined"], |geometry, element| {
+        let refined = Tuning::refined(gpu.caps(), &geometry, element, &measured);
+        Ok([Tuning::choose(gpu.caps(), &geometry, element), refined])
+    })
+}
+
+/// Two tunings, interleaved, where their plans differ.
+fn compare(
+    gpu: &Gpu,
+    options: &Options,
+    names: [&str; 2],
+    tunings: impl Fn(Geometry, Element) -> Result<[Tuning; 2], String>,
+) -> Result<(), String> {
+    let [first, second] = names;
+    println!();
+    println!("| op | shape | layout | dtype | {first}, ms | {second}, ms | gain | dispatches |");
     println!("|---|---|---|---|---|---|---|---|");
     let mut gains = Vec::new();
     for (logical, &channels_last) in
@@ -265,20 +327,21 @@ fn refined(gpu: &Gpu, options: &Options) -> Result<(), String> {
         for &kind in &options.kinds {
             let geometry = shape.geometry();
             let text = |error: PlanError| error.to_string();
-            let element = kind.config().element;
-            let tunings = [
-                Tuning::choose(gpu.caps(), &geometry, element),
-                Tuning::refined(gpu.caps(), &geometry, element, &measured),
-            ];
+            let tunings = tunings(geometry, kind.config().element)?;
             let memory = Memory::new(gpu, geometry.len(), kind)?;
-            let of = |tuning| {
-                let plans = common::plans(gpu, geometry, kind, tuning).map_err(text)?;
-                OnGpu::new(gpu, plans, kind, &memory)
-            };
-            let both = [of(&tunings[0])?, of(&tunings[1])?];
+            let of = |tuning| common::plans(gpu, geometry, kind, tuning).map_err(text);
+            let plans = [of(&tunings[0])?, of(&tunings[1])?];
+            let [a, b] = &plans;
+            let alike = [
+                a.0.stages() == b.0.stages(),
+                a.1.stages() == b.1.stages(),
+                a.2.stages() == b.2.stages(),
+            ];
+            let [a, b] = plans.map(|plans| OnGpu::new(gpu, plans, kind, &memory));
+            let both = [a?, b?];
             for operation in Operation::ALL {
                 let i = operation as usize;
-                if both[0].explain[i] == both[1].explain[i] {
+                if alike[i] {
                     continue;
                 }
                 let target = Duration::from_millis(20);
@@ -293,15 +356,15 @@ fn refined(gpu: &Gpu, options: &Options) -> Result<(), String> {
                         times.push(time * 1e3 / f64::from(count));
                     }
                 }
-                let [class, refined] = times.map(median);
-                gains.push(class / refined);
+                let [first, second] = times.map(median);
+                gains.push(first / second);
                 println!(
-                    "| {} | {} | {} | {} | {class:.4} | {refined:.4} | {:.2} | {} → {} |",
+                    "| {} | {} | {} | {} | {first:.4} | {second:.4} | {:.2} | {} → {} |",
                     operation.name(),
                     shape.dims(),
                     shape.layout(),
                     kind.name(),
-                    class / refined,
+                    first / second,
                     both[0].dispatches[i],
                     both[1].dispatches[i]
                 );
