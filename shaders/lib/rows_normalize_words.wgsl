@@ -4,11 +4,16 @@
 // it writes whole.
 fn rows_normalize(range: Range, lane: u32, center: Center) {
     let affine = affine_of(range.channel, center);
-    for (var step = range.begin + 8u * lane; step < range.end; step = step + 8u * LANES) {
-        let i = walk_from(range.channel, step).index;
-        let low = finish_neighbours(i, center, affine);
-        let high = finish_neighbours(i + 4u, center, affine);
-        store_mask(i, low | (high << 16u));
+    var step = range.begin + 8u * lane;
+    var w = walk_from(range.channel, step);
+    let by = pace();
+    for (; step < range.end; step = step + 8u * LANES) {
+        let low = finish_neighbours(w.index, center, affine);
+        let high = finish_neighbours(w.index + 4u, center, affine);
+        store_mask(w.index, low | (high << 16u));
+        for (var i = 0u; i < 8u; i = i + PAIR) {
+            w = advance(w, by);
+        }
     }
 }
 
