@@ -181,7 +181,7 @@ struct Extent {
 
 /// Rows in one dispatch, columns in three.
 const QUICK_SHAPES: [(&[usize], ChannelAxis); 2] =
-    [(&[3, 16, 8, 8], ChannelAxis::First), (&[2100, 16], ChannelAxis::Last)];
+    [(&[3, 16, 8, 8], ChannelAxis::First), (&[4200, 16], ChannelAxis::Last)];
 
 const QUICK: Extent = Extent {
     known: &QUICK_SHAPES,
@@ -206,7 +206,7 @@ const SHAPES: [(&[usize], ChannelAxis); 9] = [
     (&[2, 3, 4, 4], ChannelAxis::First),
     (&[4, 5, 7, 9], ChannelAxis::First),
     (&[2, 3, 128, 130], ChannelAxis::First),
-    (&[2, 3, 125, 131], ChannelAxis::First),
+    (&[2, 3, 125, 133], ChannelAxis::First),
     (&[6, 33], ChannelAxis::Last),
     (&[6, 36], ChannelAxis::Last),
     (&[2, 20, 50, 144], ChannelAxis::Last),
@@ -1328,7 +1328,7 @@ mod tests {
     /// Adapters with one thing broken each: what the driver would have to get wrong, and the
     /// operation that must notice.
     #[rustfmt::skip]
-    const BROKEN: [(&str, [&str; 2], &str); 92] = [
+    const BROKEN: [(&str, [&str; 2], &str); 95] = [
         ("a reduction that drops a lane", ["return merge(m, two_moments(lane + 2u * distance, distance));", "return m;"], "forward"),
         ("a reduction of sums that drops a lane", ["return plus_sums(s, two_sums(lane + 2u * distance, distance));", "return s;"], "backward"),
         ("a wrong merge weight", ["f32(b.count) / f32(count)", "0.5"], "forward"),
@@ -1410,6 +1410,9 @@ mod tests {
         ("the other column's gain", ["v.b * gain.b + shift.b", "v.b * gain.a + shift.b"], "inference"),
         ("the other column's slope", ["weights.d, s.scale.b", "weights.d, s.scale.a"], "backward"),
         ("the other vector's mask", ["store_mask(at.c, bits.z);", "store_mask(at.c, bits.w);"], "forward"),
+        ("the other pair's mask", ["store_mask_pair(at.c, bits.z |", "store_mask_pair(at.c, bits.w |"], "forward"),
+        ("a pair's bits that are set and never cleared", ["return (pair_at(word, i) ^ bits) <<", "return (bits & ~pair_at(word, i)) <<"], "forward"),
+        ("the other pair's slopes", ["vec4<u32>(a, a >> WIDTH, c, c >> WIDTH)", "vec4<u32>(a, a >> WIDTH, a, c >> WIDTH)"], "backward"),
         ("the other vector's residual", ["plus_residual(v.c, z.c)", "plus_residual(v.c, z.d)"], "inference"),
         ("the first four channels' numbers for the next four", ["channel_of(strip, (PAIR - 1u) * WIDTH)", "channel_of(strip, 0u)"], "inference"),
         ("columns of the next channel that are taken for the first's", ["(COMPONENTS >= second) == is_second", "(COMPONENTS >= second + U(1u)) == is_second"], "inference"),

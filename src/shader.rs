@@ -500,13 +500,26 @@ impl Stored {
         [["a", "b"], ["c", "d"]].map(store).join(" ")
     }
 
+    /// The bits of two neighbouring vectors, of which the first is at `i`.
+    fn read_pair_of_bits(self, at: &str) -> String {
+        let word = format!("{at}[word_of(i + params.mask_base)]");
+        match self {
+            Self::AtomicBits => format!("pair_at(atomicLoad(&{word}), i)"),
+            _ => format!("pair_at({word}, i)"),
+        }
+    }
+
+    /// Puts the bits of two neighbouring vectors there.
+    fn write_pair_of_bits(self, at: &str) -> String {
+        match self {
+            Self::AtomicBits => flip(at, "word_of(i + params.mask_base)", "pair_difference"),
+            _ => self.write(at),
+        }
+    }
+
     /// Puts `v` there.
     fn write(self, at: &str) -> String {
-        let flip = |word: &str, by: &str| {
-            format!(
-                "let old = atomicLoad(&{at}[{word}]); atomicXor(&{at}[{word}], {by}(old, i, v));"
-            )
-        };
+        let flip = |word, by| flip(at, word, by);
         match self {
             Self::Pairs => format!("{at}[i] = pack(v);"),
             Self::Wide => format!("{at}[i] = pack_wide(v);"),
@@ -519,6 +532,11 @@ impl Stored {
             Self::OfNeighbours(_) => panic!("bug: only read"),
         }
     }
+}
+
+/// Flips those bits of a word of `at` in which it differs from `v`, which `by` finds.
+fn flip(at: &str, word: &str, by: &str) -> String {
+    format!("let old = atomicLoad(&{at}[{word}]); atomicXor(&{at}[{word}], {by}(old, i, v));")
 }
 
 /// Whether a kernel reads what neighbouring channels have by whole vectors.
@@ -653,6 +671,13 @@ pub fn source(variant: &Variant) -> String {
         let _ = writeln!(text, "const HAS_{}: bool = {bound};", slot.name().to_uppercase());
         let _ = writeln!(text, "fn load_{slot}(i: u32) -> {value} {{ return {read}; }}");
         let _ = writeln!(text, "fn store_{slot}(i: u32, v: {value}) {{ {write} }}");
+        if slot == Slot::Mask && masked {
+            let read = stored.map_or("0u".into(), |stored| stored.read_pair_of_bits(&at));
+            let written = stored.filter(|_| access == Some(Writes));
+            let write = written.map(|stored| stored.write_pair_of_bits(&at)).unwrap_or_default();
+            let _ = writeln!(text, "fn load_mask_pair(i: u32) -> u32 {{ return {read}; }}");
+            let _ = writeln!(text, "fn store_mask_pair(i: u32, v: u32) {{ {write} }}");
+        }
     }
     if row.parts.contains(&COLUMNS_WALK) && !variant.joined {
         let tensors = bindings.iter().filter(|binding| binding.slot.is_tensor());

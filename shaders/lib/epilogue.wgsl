@@ -15,3 +15,12 @@ fn finish_four(at: Places, v: Four, z: Four) {
 fn gradient_before(i: u32, dy: V, z: V, v: V) -> V {
     return unless_nothing(dy, backpropagate(dy, plus_residual(v, z)));
 }
+
+fn gradients_before(at: Places, dy: Four, z: Four, v: Four) -> Four {
+    return Four(
+        gradient_before(at.a, dy.a, z.a, v.a),
+        gradient_before(at.b, dy.b, z.b, v.b),
+        gradient_before(at.c, dy.c, z.c, v.c),
+        gradient_before(at.d, dy.d, z.d, v.d),
+    );
+}

@@ -23,6 +23,11 @@ fn finish_open(at: Places, v: Four, z: Four) -> vec4<u32> {
 
 fn finish_four(at: Places, v: Four, z: Four) {
     let bits = finish_open(at, v, z);
+    if PAIR == 2u {
+        store_mask_pair(at.a, bits.x | (bits.y << WIDTH));
+        store_mask_pair(at.c, bits.z | (bits.w << WIDTH));
+        return;
+    }
     store_mask(at.a, bits.x);
     store_mask(at.b, bits.y);
     store_mask(at.c, bits.z);
@@ -31,4 +36,24 @@ fn finish_four(at: Places, v: Four, z: Four) {
 
 fn gradient_before(i: u32, dy: V, z: V, v: V) -> V {
     return gate(dy, from_bits(load_mask(i)));
+}
+
+fn gradients_before(at: Places, dy: Four, z: Four, v: Four) -> Four {
+    let m = load_masks(at);
+    return Four(
+        gate(dy.a, from_bits(m.x)),
+        gate(dy.b, from_bits(m.y)),
+        gate(dy.c, from_bits(m.z)),
+        gate(dy.d, from_bits(m.w)),
+    );
+}
+
+// The bits of each vector, which others may follow.
+fn load_masks(at: Places) -> vec4<u32> {
+    if PAIR == 2u {
+        let a = load_mask_pair(at.a);
+        let c = load_mask_pair(at.c);
+        return vec4<u32>(a, a >> WIDTH, c, c >> WIDTH);
+    }
+    return vec4<u32>(load_mask(at.a), load_mask(at.b), load_mask(at.c), load_mask(at.d));
 }

@@ -20,14 +20,7 @@ fn incoming(i: u32, v: V) -> V {
 }
 
 fn incoming_four(at: Places, v: Four) -> Four {
-    let dy = load_dy_four(at);
-    let z = load_z_four(at);
-    return Four(
-        gradient_before(at.a, dy.a, z.a, v.a),
-        gradient_before(at.b, dy.b, z.b, v.b),
-        gradient_before(at.c, dy.c, z.c, v.c),
-        gradient_before(at.d, dy.d, z.d, v.d),
-    );
+    return gradients_before(at, load_dy_four(at), load_z_four(at), v);
 }
 
 // The gradient of v, kept as dz where dz is wanted.

@@ -14,3 +14,13 @@ fn bits_at(word: u32, i: u32) -> u32 {
 fn bit_difference(word: u32, i: u32, bits: u32) -> u32 {
     return (bits_at(word, i) ^ bits) << (i % (32u / WIDTH) * WIDTH);
 }
+
+// The same of a pair of vectors, of which the i-th is the first.
+
+fn pair_at(word: u32, i: u32) -> u32 {
+    return (word >> (i % (32u / WIDTH) * WIDTH)) & ((1u << (2u * WIDTH)) - 1u);
+}
+
+fn pair_difference(word: u32, i: u32, bits: u32) -> u32 {
+    return (pair_at(word, i) ^ bits) << (i % (32u / WIDTH) * WIDTH);
+}
