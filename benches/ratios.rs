@@ -130,7 +130,7 @@ fn changed(mut tuning: Tuning, changes: &[(String, u32)]) -> Result<Tuning, Stri
             value,
             [workgroup_size workgroup_count column_workgroup_count apply_workgroup_count min_loads
                 min_column_loads min_apply_loads merge_loads fused_loads fused_column_loads column_block
-                held_values fused_workgroups tiny_loads min_row many_rows min_odd_rows],
+                held_values fused_workgroups tiny_loads min_row short_row_loads many_rows min_odd_rows],
             [join_rows wide_loads from_end built_in_widen built_in_narrow mask_words]
         );
     }

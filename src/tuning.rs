@@ -53,12 +53,15 @@ pub struct Tuning {
     /// See `fused_loads`.
     pub fused_workgroups: u32,
     /// One dispatch with fewer workgroups than that, when a channel takes at most this many loads per
-    /// invocation: a second dispatch would cost more than it saves. A quarter of it where rows that no
-    /// vector of four fits could be columns, which it fits.
+    /// invocation: a second dispatch would cost more than it saves.
     pub tiny_loads: u32,
     /// Shortest `inner` that is walked as rows (one channel per workgroup); shorter ones are
     /// walked as columns (lanes over channels), unless the tensor is tiny.
     pub min_row: u32,
+    /// It is where there are at most `workgroup_count` channels, each takes at most `tiny_loads`, and all
+    /// together as many as this; a quarter of both where rows that no vector of four fits could be
+    /// columns, which it fits.
+    pub short_row_loads: u32,
     /// Where a channel has so many rows, which lie far apart, it is twice as long.
     pub many_rows: u32,
     /// Rows of f32 that no vector of four fits are walked as columns, which it fits, from so many on (of
@@ -113,15 +116,22 @@ impl Tuning {
                 held_values: 0,
                 fused_workgroups: 4,
                 // One workgroup alone, one dispatch against three, on two cores, forward and backward, ms:
-                // 544x32 0.05 0.07, 0.10 0.12; 1000x32 0.08 0.11, 0.14 0.18; 2000x32 0.14 0.19, 0.20 0.21;
-                // 2000x3 0.06 0.08, 0.12 0.12; 8x3x56x56 (784 loads) 0.11 0.14, 0.21 0.23. Two dispatches
-                // more take what 1,000 to 2,500 loads of a workgroup do, on any number of cores. Odd rows,
-                // 128x64x7x7 (784 loads): 1.11 1.65, 0.72 0.90.
-                tiny_loads: 2_048,
+                // 544x32 0.05 0.07, 0.10 0.12; 1000x32 0.08 0.11, 0.14 0.18; 8x3x56x56 (784 loads) 0.11 0.14,
+                // 0.21 0.23; 3072x32 0.21 0.30, 0.31 0.34; 4000x3 0.11 0.17, 0.13 0.15; 4096x32 0.29 0.40, 0.44
+                // 0.56; 2500x64 0.28 0.39, 0.36 0.34; 8x3x112x112 (3,136 loads) 0.37 0.52, 0.48 0.58;
+                // 8x2x128x128 (4,096) 0.31 0.35, 0.48 0.46. From 6,000x32 on, three are as good or better; with
+                // more cores, from fewer.
+                tiny_loads: 4_096,
                 // As columns against as rows, forward, inference, backward, ms: inner 32 (2048x64x4x8) 10.4
                 // 4.2 11.3, 16.8 11.5 26.2; inner 48 12.1 5.8 14.3, 13.3 9.1 23.0; inner 56 13.1 5.8 14.9,
                 // 5.9 5.2 14.1; inner 64 12.5 6.5 14.9, 6.9 4.5 17.3.
                 min_row: 49,
+                // As rows in one dispatch against as columns, forward, inference, backward, ms: 500x3x6x6 (1,688
+                // loads) 0.15 0.11 0.17, 0.22 0.09 0.23; 2000x4x4x8 (8,000) 0.39 0.24 0.48, 0.41 0.22 0.51;
+                // 1000x16x6x6 (18,000) 0.70 0.44 1.06, 0.74 0.40 0.98; 2000x64x4x8 (128,000) 18 13 31, 6.2 3.3
+                // 8.0. Odd rows, 60x64x5x5 (12,000) 0.39 0.29 0.51, 0.31 0.17 0.46; 200x30x5x5 (18,750) 0.43
+                // 0.27 0.62, 0.35 0.18 0.40.
+                short_row_loads: 8_192,
                 // As columns against as rows, forward, inference, backward, ms: 4096x16x8x8 6.1 3.1 8.1, 9.9
                 // 8.5 22.0; 1024x64x8x8 8.1 4.7 12.3, 7.4 5.2 17.3; 128x512x8x8 7.6 4.2 10.6, 5.7 3.3 8.6;
                 // inner 144 (455x64x12x12) 11.6 6.6 15.1, 5.9 4.3 9.6.
@@ -175,6 +185,8 @@ impl Tuning {
                 fused_workgroups: 64,
                 tiny_loads: 8,
                 min_row: 32,
+                // A thousand channels.
+                short_row_loads: 8_192,
                 many_rows: u32::MAX,
                 // Up to there, channels of 7x7 take one dispatch as rows.
                 min_odd_rows: 128,

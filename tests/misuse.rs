@@ -67,12 +67,12 @@ impl Drop for Bench {
     }
 }
 
-/// 4·3·20,008 values: three dispatches, with scratch.
+/// 4·3·40,008 values: three dispatches, with scratch.
 fn geometry() -> Geometry {
-    Geometry::new(&[4, 3, 20_008], ChannelAxis::First).unwrap()
+    Geometry::new(&[4, 3, 40_008], ChannelAxis::First).unwrap()
 }
 
-const TENSOR: u64 = 4 * 3 * 20_008 * 4;
+const TENSOR: u64 = 4 * 3 * 40_008 * 4;
 const CHANNELS: u64 = 12;
 
 struct Buffers {
@@ -927,8 +927,8 @@ fn work_that_cannot_be_planned() {
         mistake(
             "no grid at all",
             tuned(&good, &narrow(0)),
-            PlanError::Grid { workgroup_count: 30, max: 0 },
-            &["30", "0"],
+            PlanError::Grid { workgroup_count: 60, max: 0 },
+            &["60", "0"],
         ),
         mistake(
             "more workgroups than fit a grid",
@@ -1230,7 +1230,7 @@ fn memory_of_every_operation() {
             "inference without y",
             infer.bind(&InferBuffers { y: none(), ..i() }),
             missing(Slot::Y, TENSOR),
-            &["y", "960384"],
+            &["y", "1920384"],
         ),
         mistake(
             "inference without gamma",
@@ -1264,7 +1264,7 @@ fn memory_of_every_operation() {
                 ..i()
             }),
             BindError::Overlap { a: Slot::X, a_range: 0..TENSOR, b: Slot::Y, b_range: 256..fits },
-            &["x", "y", "960640"],
+            &["x", "y", "1920640"],
         ),
         mistake(
             "x and y side by side",
@@ -1406,7 +1406,7 @@ fn memory_of_every_operation() {
             "an overlap in an arena",
             arena.bind(&TrainBuffers { gamma: b.x.slice(..CHANNELS).into(), ..b.train() }),
             BindError::Overlap { a: Slot::X, a_range: 0..TENSOR, b: Slot::Gamma, b_range: 0..12 },
-            &["x", "gamma", "960384"],
+            &["x", "gamma", "1920384"],
         ),
         mistake(
             "parameters that overlap in an arena",

@@ -325,6 +325,7 @@ fn refusals_are_typed() {
         fused_workgroups: 0,
         tiny_loads: 0,
         min_row: 0,
+        short_row_loads: u32::MAX,
         many_rows: 0,
         min_odd_rows: 0,
         from_end: true,
@@ -363,6 +364,7 @@ fn refusals_are_typed() {
         column_workgroup_count: u32::MAX,
         min_column_loads: 1,
         min_row: u32::MAX,
+        short_row_loads: u32::MAX,
         ..zero
     };
     let merge = |outer| {

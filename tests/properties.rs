@@ -419,6 +419,7 @@ fn tuning_of(numbers: [u32; 9]) -> Tuning {
         fused_workgroups: workgroups,
         tiny_loads: tiny,
         min_row: row,
+        short_row_loads: u32::MAX,
         many_rows: 16,
         min_odd_rows: 4,
         from_end: true,

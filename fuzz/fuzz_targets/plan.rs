@@ -234,6 +234,7 @@ fuzz_target!(|bytes: &[u8]| {
             fused_workgroups: groups,
             tiny_loads: tiny,
             min_row: row,
+            short_row_loads: block,
             many_rows: many,
             min_odd_rows: odd,
             wide_loads: flag(14),

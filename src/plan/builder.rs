@@ -283,11 +283,12 @@ impl<'a> Builder<'a> {
         let long_rows = g.inner() >= u64::from(t.min_row) * (1 + many) && !odd_rows;
         // Halves that no vector fits would be stored one by one, by atomics.
         let by_atomics = odd_rows && self.config.element != Element::F32;
-        let tiny_loads = if odd_rows { t.tiny_loads / 4 } else { t.tiny_loads };
+        let loads = steps_of_rows.div_ceil(lanes) * if odd_rows { 4 } else { 1 };
         let tiny = g.inner() > 1
             && !by_atomics
             && g.channels() <= u64::from(t.workgroup_count)
-            && steps_of_rows.div_ceil(lanes) <= u64::from(tiny_loads);
+            && loads <= u64::from(t.tiny_loads)
+            && loads * g.channels() <= u64::from(t.short_row_loads);
         if g.channels() == 1 || long_rows || tiny || columns.per_run > MAX_RUN_PARTIALS {
             self.walk = Walk::Rows;
             self.vector = vector as u32;

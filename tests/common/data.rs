@@ -196,6 +196,7 @@ pub fn small_tunings() -> [Tuning; 3] {
         fused_workgroups: 1,
         tiny_loads: 0,
         min_row: 4,
+        short_row_loads: u32::MAX,
         many_rows: u32::MAX,
         min_odd_rows: 4,
         from_end: true,
