@@ -4,12 +4,13 @@
 //! `cargo bench --features cpu --bench ratios -- [--shapes 8x64x56x56,1024x512] [--layout
 //! nchw|nhwc|both] [--kinds f32,f16,bf16,relu,add+relu] [--rounds 9] [--explain] [--copy]
 //! [--refined] [--against held_values=0,join_rows=0]`. Bytes are those of a streaming implementation: 3
-//! tensors forward, 2 inference, 5 backward, and one more with a residual. `/memcpy` is bytes per second over the memcpy kernel's bytes per second, of tensors of the
-//! same size: above 1 means that a second read came from a cache. `/cpu` is the time of the CPU path,
-//! plain and f32 whatever the kind, over ours; without the feature `cpu` there is none. `--copy`
-//! measures geometries of the memcpy kernel instead. `--refined` compares the tuning refined by what
-//! `Gpu::measure` measures with that of the device's class, where they plan otherwise; `--against` one
-//! with other numbers in the given fields, where 0 and 1 are no and yes.
+//! tensors forward, 2 inference, 5 backward, and one more with a residual. `/memcpy` is bytes per second
+//! over the memcpy kernel's bytes per second, of tensors of the same size: above 1 means that a second
+//! read came from a cache. `/cpu` is the time of the CPU path, plain and f32 whatever the kind, over ours;
+//! without the feature `cpu` there is none. `--copy` measures geometries of the memcpy kernel instead.
+//! `--refined` compares the tuning refined by what `Gpu::measure` measures with that of the device's
+//! class, where they plan otherwise; `--against` one with other numbers in the given fields, where 0 and
+//! 1 are no and yes.
 
 #[allow(dead_code, reason = "the other benchmarks use the rest")]
 mod common;

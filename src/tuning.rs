@@ -120,7 +120,7 @@ impl Tuning {
                 // 0.21 0.23; 3072x32 0.21 0.30, 0.31 0.34; 4000x3 0.11 0.17, 0.13 0.15; 4096x32 0.29 0.40, 0.44
                 // 0.56; 2500x64 0.28 0.39, 0.36 0.34; 8x3x112x112 (3,136 loads) 0.37 0.52, 0.48 0.58;
                 // 8x2x128x128 (4,096) 0.31 0.35, 0.48 0.46. From 6,000x32 on, three are as good or better; with
-                // more cores, from fewer.
+                // more cores presumably from fewer, which is not measured.
                 tiny_loads: 4_096,
                 // As columns against as rows, forward, inference, backward, ms: inner 32 (2048x64x4x8) 10.4
                 // 4.2 11.3, 16.8 11.5 26.2; inner 48 12.1 5.8 14.3, 13.3 9.1 23.0; inner 56 13.1 5.8 14.9,
